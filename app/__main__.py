@@ -1,0 +1,5 @@
+"""``python -m app`` is the ``openclaw`` command."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Agents: who answers, with which model, prompt and tools."""

@@ -1,0 +1,52 @@
+"""Which model answers: references, and the candidates they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..errors import ConfigError
+from ..messages import SamplingParams
+from ..providers.base import CallTimeouts, ModelInfo, Provider
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One model that may answer, and how it is called."""
+
+    provider: Provider
+    model: str
+    timeouts: CallTimeouts
+
+    @property
+    def ref(self) -> str:
+        """``provider/model``."""
+        return f"{self.provider.id}/{self.model}"
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the model can do."""
+        return self.provider.info(self.model)
+
+
+def resolve_candidate(ref: str, providers: Mapping[str, Provider], timeouts: CallTimeouts) -> Candidate:
+    """The candidate that ``provider/model`` stands for, split at the first slash.
+
+    :raises ConfigError: the provider does not exist.
+    """
+    provider_id, slash, model = ref.partition("/")
+    provider = providers.get(provider_id.lower())
+    if not slash or not model or provider is None:
+        known = ", ".join(sorted(providers)) or "none"
+        raise ConfigError(f'The model "{ref}" names no known provider (provider/model; providers: {known}).')
+    return Candidate(provider, model, timeouts)
+
+
+def merge_params(base: SamplingParams, over: SamplingParams) -> SamplingParams:
+    """Parameters of ``over`` where it states them, of ``base`` elsewhere."""
+    empty = SamplingParams()
+    values = {
+        name: getattr(over, name) if getattr(over, name) != getattr(empty, name) else getattr(base, name)
+        for name in SamplingParams.__slots__
+    }
+    return SamplingParams(**values)

@@ -1,0 +1,1 @@
+"""Channels: how people and programs reach the gateway."""

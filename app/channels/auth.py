@@ -1,0 +1,168 @@
+"""Who is calling: one guard for every channel.
+
+The secret is the whole identity: who has it is the owner. A wrong one is answered alike
+whatever is wrong with it, compared in constant time, and counted.
+"""
+
+from __future__ import annotations
+
+import hmac
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from urllib.parse import urlsplit
+
+from ..config import AuthConfig, RateLimitConfig
+from ..errors import TooManyFailures, Unauthorized
+from ..log import get_logger
+from .client import Environ, Network, client_address, is_forwarded, peer_address
+
+MAX_CLIENTS = 10_000
+LONGEST_DELAY = 5.0
+
+_log = get_logger("auth")
+
+
+class Guard:
+    """Lets a request through or raises. Any thread may call it."""
+
+    def __init__(
+        self,
+        auth: AuthConfig,
+        trusted_proxies: Iterable[Network] = (),
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """:param monotonic: the limiter's clock, in seconds."""
+        self._open = auth.mode == "none"
+        self._digest = sha256(auth.secret.encode()).digest()
+        self._trusted = tuple(trusted_proxies)
+        self._exempt_loopback = auth.rate_limit.exempt_loopback
+        self._limiter = FailureLimiter(auth.rate_limit, monotonic)
+
+    def check(self, environ: Environ) -> None:
+        """Authenticate one request by its ``Authorization`` header.
+
+        :raises Unauthorized: no bearer, or a wrong one.
+        :raises TooManyFailures: this client has been wrong too often lately.
+        """
+        if self._open:
+            _check_origin(environ)
+            return
+        client = str(client_address(environ, self._trusted))
+        exempt = self._exempt_loopback and _is_direct_loopback(environ)
+        if not exempt:
+            self._limiter.check(client)
+        bearer = bearer_of(environ)
+        if bearer is None:
+            raise Unauthorized
+        if self._is_secret(bearer):
+            self._limiter.forget(client)
+            return
+        self._fail(client, exempt=exempt)
+
+    def _is_secret(self, bearer: bytes) -> bool:
+        # Digests have one length and are bytes: nothing about the secret decides how long
+        # the comparison takes, and no input can make it raise.
+        return hmac.compare_digest(sha256(bearer).digest(), self._digest)
+
+    def _fail(self, client: str, *, exempt: bool) -> None:
+        failures = self._limiter.record(client, may_lock=not exempt)
+        _log.warning("wrong secret from %s (%d lately)", client, failures)
+        if exempt:
+            # The owner at the own machine is never locked out, only slowed down.
+            threading.Event().wait(min(0.25 * 2 ** min(failures - 1, 5), LONGEST_DELAY))
+        raise Unauthorized
+
+
+def bearer_of(environ: Environ) -> bytes | None:
+    """The bearer token's bytes; None if there is none. The scheme is case-insensitive."""
+    scheme, space, token = str(environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
+    if scheme.lower() != "bearer" or not space:
+        return None
+    # WSGI hands header bytes over as latin-1 text.
+    return token.strip().encode("latin-1", "replace") or None
+
+
+@dataclass(slots=True)
+class _History:
+    failures: list[float] = field(default_factory=list)
+    locked_until: float = 0.0
+
+
+class FailureLimiter:
+    """Counts wrong secrets per client and locks clients out. Bounded in memory."""
+
+    def __init__(self, limits: RateLimitConfig, monotonic: Callable[[], float]) -> None:
+        self._lock = threading.Lock()  # guards _clients
+        self._clients: dict[str, _History] = {}
+        self._attempts = limits.max_attempts
+        self._window = limits.window_ms / 1000
+        self._lockout = limits.lockout_ms / 1000
+        self._now = monotonic
+
+    def check(self, client: str) -> None:
+        """:raises TooManyFailures: the client is locked out, with the seconds that are left."""
+        with self._lock:
+            history = self._clients.get(client)
+            left = history.locked_until - self._now() if history else 0.0
+        if left > 0:
+            raise TooManyFailures(left)
+
+    def forget(self, client: str) -> None:
+        """The client knew the secret: its history is void."""
+        if client in self._clients:
+            with self._lock:
+                self._clients.pop(client, None)
+
+    def record(self, client: str, *, may_lock: bool) -> int:
+        """Count a failure; returns how many there were within the window."""
+        now = self._now()
+        with self._lock:
+            history = self._clients.get(client) or self._admit(client, now)
+            history.failures = [t for t in history.failures if now - t < self._window][-self._attempts :]
+            history.failures.append(now)
+            if may_lock and len(history.failures) >= self._attempts:
+                history.locked_until = now + self._lockout
+            return len(history.failures)
+
+    def _admit(self, client: str, now: float) -> _History:
+        if len(self._clients) >= MAX_CLIENTS:
+            self._make_room(now)
+        return self._clients.setdefault(client, _History())
+
+    def _make_room(self, now: float) -> None:
+        """Drop what has expired, else the oldest client that is not locked.
+
+        :raises TooManyFailures: everybody is locked: an attack from thousands of addresses.
+        """
+        unlocked = [name for name, history in self._clients.items() if history.locked_until <= now]
+        expired = [name for name in unlocked if now - self._clients[name].failures[-1] >= self._window]
+        for name in expired or unlocked[:1]:
+            del self._clients[name]
+        if not unlocked:
+            raise TooManyFailures(self._lockout)
+
+
+def _is_direct_loopback(environ: Environ) -> bool:
+    peer = peer_address(environ)
+    return peer is not None and peer.is_loopback and not is_forwarded(environ)
+
+
+def _check_origin(environ: Environ) -> None:
+    """Without a secret, pages of other sites must not talk to the gateway.
+
+    :raises Unauthorized: a browser sent this request for a page that is not of this machine.
+    """
+    origin = environ.get("HTTP_ORIGIN")
+    if origin is None:
+        return
+    host = urlsplit(str(origin)).hostname or ""
+    if not (_is_loopback_name(host) and _is_direct_loopback(environ)):
+        raise Unauthorized
+
+
+def _is_loopback_name(host: str) -> bool:
+    return host in ("localhost", "127.0.0.1", "::1")

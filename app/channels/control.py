@@ -1,0 +1,81 @@
+"""The operator's own channel: what the ``openclaw`` command asks a running gateway.
+
+Same guard and same runs as every other channel. An agent turn is answered as server-sent
+events, one JSON object each: ``start``, ``text``, ``tool`` and, last, ``end``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from ..cancel import CancelReason
+from ..events import TERMINAL
+from ..runs.command import parse_agent_request, progress, session_json, transcript_json
+from ..runs.run import Run
+from ..runtime import Runtime
+from ..wire import dumps
+from .auth import Guard
+from .client import ClientWatch
+from .http import json_response, read_json, render_errors
+
+_TICK = 0.5
+
+
+def create_blueprint(runtime: Runtime, guard: Guard) -> Blueprint:
+    """The control channel of one gateway, to be registered under ``/api``."""
+    blueprint = Blueprint("openclaw_control", __name__)
+    render_errors(blueprint)
+    blueprint.before_request(lambda: guard.check(request.environ))
+    http = runtime.config.gateway.http
+
+    @blueprint.post("/agent")
+    def agent() -> Response:
+        body = read_json(http.max_body_bytes, http.body_timeout_seconds)
+        run = runtime.runs.start(parse_agent_request(body, runtime.agents))
+        events = _stream(runtime, run, ClientWatch(request.environ), http.keep_alive_seconds)
+        return Response(events, mimetype="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+    @blueprint.get("/sessions")
+    def sessions() -> Response:
+        listed = runtime.store.list_sessions(request.args.get("agent"), 1_000, 0)
+        return json_response(dumps({"sessions": [session_json(session) for session in listed]}))
+
+    @blueprint.get("/sessions/<path:key>")
+    def session(key: str) -> Response:
+        return json_response(dumps(transcript_json(key, runtime.store)))
+
+    @blueprint.delete("/sessions/<path:key>")
+    def delete(key: str) -> Response:
+        return json_response(dumps({"deleted": runtime.store.delete_session(key)}))
+
+    return blueprint
+
+
+def _stream(runtime: Runtime, run: Run, client: ClientWatch, keep_alive: float) -> Iterator[bytes]:
+    """The run's events; a client that leaves cancels the run."""
+    try:
+        yield _event({"type": "start", "runId": run.id})
+        last_sign = time.monotonic()
+        while True:
+            events = run.stream.get(_TICK)
+            shown = [progress(event, run.id, runtime.store) for event in events]
+            if data := b"".join(_event(event) for event in shown if event):
+                yield data
+                last_sign = time.monotonic()
+            elif client.gone():
+                return
+            elif time.monotonic() - last_sign >= keep_alive:
+                yield b": keepalive\n\n"
+                last_sign = time.monotonic()
+            if events and isinstance(events[-1], TERMINAL):
+                return
+    finally:
+        run.cancel(CancelReason.DISCONNECT)
+
+
+def _event(value: dict[str, Any]) -> bytes:
+    return b"data: " + dumps(value) + b"\n\n"

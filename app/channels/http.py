@@ -1,0 +1,157 @@
+"""What the HTTP channels share: reading a body, rendering an error, matching a path exactly."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from flask import Blueprint, Response, request
+from werkzeug.exceptions import HTTPException
+
+from ..errors import BodyTimeout, GatewayError, InvalidRequest, MethodNotAllowed, NotFound, PayloadTooLarge
+from ..log import get_logger
+from ..messages import JsonValue
+from ..wire import InvalidJson, dumps, loads
+from .client import client_socket
+from .openai.chunks import error_body
+
+ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+
+_PIECE = 64 * 1024
+_SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+
+_log = get_logger("http")
+
+
+def json_response(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON body that no cache keeps."""
+    response = Response(body, status, mimetype="application/json", headers=dict(headers or {}))
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
+def error_response(error: GatewayError) -> Response:
+    """An error before the first byte, in OpenAI's shape."""
+    return json_response(dumps(error_body(error)), error.status, error.headers)
+
+
+def render_errors(blueprint: Blueprint) -> None:
+    """Answer everything that goes wrong in ``blueprint`` as JSON, without details of ours."""
+
+    def render(error: Exception) -> Response:
+        if isinstance(error, GatewayError):
+            return error_response(error)
+        if isinstance(error, HTTPException):
+            return error_response(_from_http(error))
+        _log.error("%s %s failed", request.method, request.path, exc_info=error)
+        return error_response(GatewayError("internal error"))
+
+    def harden(response: Response) -> Response:
+        for name, value in _SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+    blueprint.register_error_handler(Exception, render)
+    blueprint.after_request(harden)
+
+
+def require_exact_path() -> None:
+    """Serve the path as written only: no doubled slash, no ``%2F``, no escapes that decode to it.
+
+    :raises NotFound: the raw target is another spelling of the path.
+    """
+    raw = request.environ.get("RAW_URI") or request.environ.get("REQUEST_URI")
+    if raw is None:
+        return
+    target = str(raw).partition("?")[0]
+    if not target.startswith("/"):
+        target = urlsplit(target).path
+    if target != request.root_path + request.path:
+        raise NotFound("Nothing is served at this path.")
+
+
+def require_method(*allowed: str) -> None:
+    """:raises MethodNotAllowed: the request uses another method."""
+    if request.method not in allowed:
+        raise MethodNotAllowed(allowed)
+
+
+def read_json(limit: int, timeout: float) -> JsonValue:
+    """The request's body as JSON, whatever its content type; an empty one is ``{}``.
+
+    :param limit: bytes. :param timeout: seconds within which the whole body has to arrive.
+    :raises PayloadTooLarge, BodyTimeout, InvalidRequest: as their names say.
+    """
+    body = _read_body(limit, timeout)
+    try:
+        return loads(body) if body.strip() else {}
+    except InvalidJson as error:
+        raise InvalidRequest(f"The request body is not valid JSON: {error}.", code="invalid_json") from None
+
+
+def _read_body(limit: int, timeout: float) -> bytes:
+    """Reads up to ``limit`` itself: WSGI servers cut a chunked body at a limit in silence."""
+    length = request.environ.get("CONTENT_LENGTH")
+    if length and str(length).isdigit() and int(length) > limit:
+        raise _too_large(limit)
+    stream: Any = request.environ["wsgi.input"]
+    remaining = int(length) if length and str(length).isdigit() else limit + 1
+    if not length and "chunked" not in str(request.environ.get("HTTP_TRANSFER_ENCODING", "")).lower():
+        return b""
+    pieces: list[bytes] = []
+    with _Deadline(timeout) as deadline:
+        while remaining > 0:
+            deadline.arm()
+            try:
+                piece = stream.read(min(_PIECE, remaining))
+            except TimeoutError:
+                raise BodyTimeout("The request body did not arrive in time.") from None
+            except OSError:
+                raise InvalidRequest("The request body is incomplete or malformed.") from None
+            if not piece:
+                break
+            pieces.append(piece)
+            remaining -= len(piece)
+    body = b"".join(pieces)
+    if len(body) > limit:
+        raise _too_large(limit)
+    if length and len(body) < int(length):
+        raise InvalidRequest("The request body is shorter than its Content-Length.")
+    return body
+
+
+class _Deadline:
+    """Puts what is left of a time limit on the client's socket, and takes it off again."""
+
+    def __init__(self, seconds: float) -> None:
+        self._socket = client_socket(request.environ)
+        self._before = self._socket.gettimeout() if self._socket else None
+        self._until = time.monotonic() + seconds
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._socket:
+            self._socket.settimeout(self._before)
+
+    def arm(self) -> None:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise BodyTimeout("The request body did not arrive in time.")
+        if self._socket:
+            self._socket.settimeout(left)
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The request body is larger than {limit} bytes.", code="payload_too_large")
+
+
+def _from_http(error: HTTPException) -> GatewayError:
+    if error.code == 404:
+        return NotFound("Nothing is served at this path.")
+    shown = InvalidRequest(error.description or error.name)
+    shown.status = error.code or 400
+    return shown

@@ -1,0 +1,44 @@
+"""The ``openclaw`` command."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from ..errors import GatewayError
+from .agent import agent
+from .sessions import sessions
+from .setup import config, gateway, init
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def openclaw() -> None:
+    """Run and talk to an OpenClaw gateway."""
+
+
+for command in (agent, config, gateway, init, sessions):
+    openclaw.add_command(command)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 or 143 interrupted."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        openclaw(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except GatewayError as error:
+        click.echo(f"openclaw: {error}", err=True)
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a signal handler's arguments
+    sys.exit(143)

@@ -1,0 +1,93 @@
+"""The command line's connection to a running gateway."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import urllib3
+
+from ..config import Config
+from ..errors import GatewayError, ProviderError
+from ..providers.sse import SseParser
+from ..wire import InvalidJson, loads
+
+# The gateway writes a comment every 15 seconds; four missed ones mean that it is gone.
+_SILENCE = 60.0
+
+
+class GatewayDown(GatewayError):
+    """Nobody listens on the gateway's port, so nothing can have been accepted."""
+
+
+class GatewayClient:
+    """Talks to the gateway that the configuration describes, with its secret."""
+
+    def __init__(self, config: Config) -> None:
+        port = os.environ.get("OPENCLAW_GATEWAY_PORT") or os.environ.get("PORT") or config.gateway.port
+        self._base = f"http://127.0.0.1:{port}/api"
+        self._headers = {"Content-Type": "application/json"}
+        if secret := config.gateway.auth.secret:
+            self._headers["Authorization"] = f"Bearer {secret}"
+        self._http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=10, read=_SILENCE))
+
+    def agent(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The events of an agent turn. Closing the iterator cancels the turn.
+
+        :raises GatewayDown: the connection was refused.
+        :raises GatewayError: the gateway refused, or was lost on the way.
+        """
+        response = self._send("POST", "/agent", json.dumps(body).encode())
+        parser = SseParser()
+        try:
+            while data := response.read1(65536):
+                for event in parser.feed(data):
+                    yield _object(event)
+        except (urllib3.exceptions.HTTPError, OSError, ProviderError):
+            raise GatewayError("The connection to the gateway was lost; the turn was not repeated.") from None
+        finally:
+            response.close()
+
+    def call(self, method: str, path: str, *parts: str) -> dict[str, Any]:
+        """One plain request; ``parts`` are quoted and added to the path.
+
+        :raises GatewayDown, GatewayError: as for :meth:`agent`.
+        """
+        response = self._send(method, "/".join((path, *(quote(part, safe="") for part in parts))), None)
+        try:
+            return _object(response.read())
+        finally:
+            response.close()
+
+    def _send(self, method: str, path: str, body: bytes | None) -> urllib3.BaseHTTPResponse:
+        try:
+            response = self._http.request(
+                method, self._base + path, body=body, headers=self._headers, preload_content=False
+            )
+        except urllib3.exceptions.HTTPError as error:
+            if isinstance(error.__cause__ or error.__context__, ConnectionRefusedError):
+                raise GatewayDown(f"No gateway answers at {self._base}.") from None
+            raise GatewayError(f"The gateway at {self._base} did not answer.") from None
+        if response.status >= 400:
+            raise GatewayError(_message(response))
+        return response
+
+
+def _message(response: urllib3.BaseHTTPResponse) -> str:
+    try:
+        return str(_object(response.read())["error"]["message"])
+    except (GatewayError, KeyError, TypeError, urllib3.exceptions.HTTPError):
+        return f"The gateway answered with status {response.status}."
+
+
+def _object(data: bytes | str) -> dict[str, Any]:
+    try:
+        value = loads(data if isinstance(data, bytes) else data.encode())
+    except InvalidJson:
+        value = None
+    if not isinstance(value, dict):
+        raise GatewayError("The gateway's answer could not be read; is something else on this port?")
+    return dict(value)

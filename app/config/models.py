@@ -1,0 +1,95 @@
+"""The `models` section: providers, their credentials and their models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self, TypeAlias
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, Strict, model_validator
+
+from .section import Count, LowerKeys, Secret, Section, Text
+
+Price: TypeAlias = Annotated[float, Field(ge=0)]
+
+_EMBEDDED_ONLY = {
+    "model_path": "modelPath",
+    "context_size": "contextSize",
+    "threads": "threads",
+    "slots": "slots",
+}
+
+
+def _base_url(text: str) -> str:
+    try:
+        url = urlsplit(text)
+        usable = url.scheme in {"http", "https"} and url.hostname and url.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not text.isprintable() or " " in text:
+        raise ValueError('must be an address like "https://api.example.com/v1"')
+    if url.username is not None or url.query or url.fragment:
+        raise ValueError("must not carry credentials, a query or a fragment; use apiKey or headers")
+    return text.rstrip("/")
+
+
+class Compat(Section):
+    """What an OpenAI-compatible server can do; None leaves the choice to the provider."""
+
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
+    supports_usage_in_streaming: bool | None = None
+    supports_developer_role: bool | None = None
+    supports_store: bool | None = None
+    supports_prefill: bool | None = None
+    supports_tools: bool | None = None
+
+
+class Cost(Section):
+    """Prices in US dollars per million tokens."""
+
+    input: Price = 0.0
+    output: Price = 0.0
+    cache_read: Price = 0.0
+    cache_write: Price = 0.0
+
+
+class ModelConfig(Section):
+    """A model of a provider."""
+
+    id: Text
+    name: Text | None = None
+    reasoning: bool = False
+    input: Annotated[tuple[Literal["text", "image"], ...], Strict(False)] = ("text",)
+    context_window: Count = 200_000
+    max_tokens: Count | None = None
+    cost: Cost = Cost()
+    compat: Compat = Compat()
+
+
+class ProviderConfig(Section):
+    """A model API, or with ``api: "embedded"`` a model in this process's care."""
+
+    base_url: Annotated[str, AfterValidator(_base_url)] | None = None
+    api_key: Secret | None = None
+    api: Literal["openai-completions", "embedded"] = "openai-completions"
+    headers: Mapping[Text, Secret] = {}
+    auth_header: bool = True
+    models: Annotated[tuple[ModelConfig, ...], Strict(False)] = ()
+    compat: Compat = Compat()
+    model_path: Text | None = None
+    context_size: Annotated[int, Field(ge=256, le=2**20)] = 8192
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    slots: Annotated[int, Field(ge=1, le=256)] = 2
+
+    @model_validator(mode="after")
+    def _refuse_stray_keys(self) -> Self:
+        stray = [alias for name, alias in _EMBEDDED_ONLY.items() if name in self.model_fields_set]
+        if stray and self.api != "embedded":
+            raise ValueError(f'{", ".join(stray)}: only with api "embedded"')
+        return self
+
+
+class ModelsConfig(Section):
+    """All model providers by id."""
+
+    providers: Annotated[Mapping[Text, ProviderConfig], LowerKeys] = {}

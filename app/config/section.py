@@ -1,0 +1,63 @@
+"""What every section of the configuration shares: strictness and the small types.
+
+A section is frozen, knows its keys in camelCase, refuses unknown keys and never converts
+a type: `"18789"` is not a port.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, Strict
+from pydantic.alias_generators import to_camel
+
+_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_PLACEHOLDERS = {"", "undefined", "null"}
+
+
+class Section(BaseModel):
+    """One object of the configuration file."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        alias_generator=to_camel,
+        validate_by_name=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
+
+
+def _real_secret(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value().strip()
+    if text.lower() in _PLACEHOLDERS:
+        raise ValueError('must be a real secret, not blank, "undefined" or "null"')
+    if not text.isprintable():
+        raise ValueError("must not contain line breaks or control characters")
+    return SecretStr(text)
+
+
+def _identifier(text: str) -> str:
+    if not _ID.fullmatch(text.lower()):
+        raise ValueError('must be 1 to 64 of a-z, 0-9, "_" and "-", and start with a letter or digit')
+    return text.lower()
+
+
+def _with_lower_keys(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    lowered = {key.lower(): item for key, item in value.items() if isinstance(key, str)}
+    if len(lowered) < len(value):
+        raise ValueError("names that differ only in upper and lower case are the same name")
+    return lowered
+
+
+Secret: TypeAlias = Annotated[SecretStr, AfterValidator(_real_secret)]
+Text: TypeAlias = Annotated[str, Field(min_length=1)]
+TextList: TypeAlias = Annotated[tuple[Text, ...], Strict(False)]
+Identifier: TypeAlias = Annotated[str, AfterValidator(_identifier)]
+LowerKeys = BeforeValidator(_with_lower_keys)
+Count: TypeAlias = Annotated[int, Field(ge=1, le=2**53)]
+Seconds: TypeAlias = Annotated[float, Field(gt=0, le=31_536_000)]

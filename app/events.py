@@ -1,0 +1,75 @@
+"""What happens during a run, as typed values.
+
+A run's stream carries any number of progress events and then exactly one terminal event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from .cancel import CancelReason
+from .errors import GatewayError
+from .messages import FinishReason, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """More of the visible answer. All deltas of a run concatenate to its final text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """More of the model's reasoning, which is not part of the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolStarted:
+    """The agent calls one of its own tools; ``arguments`` is JSON text."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFinished:
+    """A tool call has ended."""
+
+    call_id: str
+    name: str
+    is_error: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunCompleted:
+    """The run has an answer: its whole text, why it stopped, and all tokens it took."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class RunFailed:
+    """The run has no answer; ``error`` says why."""
+
+    error: GatewayError
+
+
+@dataclass(frozen=True, slots=True)
+class RunCancelled:
+    """Somebody stopped the run."""
+
+    reason: CancelReason
+
+
+ProgressEvent: TypeAlias = TextDelta | ReasoningDelta | ToolStarted | ToolFinished
+TerminalEvent: TypeAlias = RunCompleted | RunFailed | RunCancelled
+RunEvent: TypeAlias = ProgressEvent | TerminalEvent
+
+TERMINAL = (RunCompleted, RunFailed, RunCancelled)

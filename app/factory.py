@@ -1,0 +1,61 @@
+"""The stand-alone host: an application that is nothing but a gateway."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from flask import Flask, Response
+from werkzeug.exceptions import HTTPException
+
+from .channels.http import error_response
+from .config import Config, load_config
+from .errors import GatewayError, InvalidRequest, NotFound
+from .extension import ConfigSource, Gateway
+from .log import configure_logging, get_logger
+from .sessions.store import Offload
+
+
+def create_app(
+    config: ConfigSource = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    offload: Offload | None = None,
+) -> Flask:
+    """A Flask application with a gateway at its root, and logging to stderr.
+
+    :param config: a configuration, a mapping, a path, or None to find ``openclaw.json``.
+    :param env: the environment to read, by default this process's.
+    :param offload: where blocking database calls run.
+    :raises ConfigError: the configuration cannot be used.
+    :raises StoreError: the state cannot be opened.
+    """
+    env = os.environ if env is None else env
+    settings = config if isinstance(config, Config) else load_config(config, env)
+    configure_logging(_secrets(settings))
+    app = Flask(__name__, static_folder=None)
+    app.register_error_handler(HTTPException, _render)
+    runtime = Gateway().init_app(app, config=settings, env=env, offload=offload)
+    log = get_logger("gateway")
+    for warning in settings.warnings:
+        log.warning(warning)
+    for line in runtime.describe():
+        log.info(line)
+    return app
+
+
+def _render(error: HTTPException) -> Response:
+    if error.code == 404:
+        return error_response(NotFound("Nothing is served at this path."))
+    shown: GatewayError = InvalidRequest(error.description or error.name)
+    shown.status = error.code or 500
+    return error_response(shown)
+
+
+def _secrets(config: Config) -> list[str]:
+    providers = config.models.providers.values()
+    return [
+        config.gateway.auth.secret,
+        *(p.api_key.get_secret_value() for p in providers if p.api_key),
+        *(value.get_secret_value() for p in providers for value in p.headers.values()),
+    ]

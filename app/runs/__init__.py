@@ -1,0 +1,1 @@
+"""Runs: admitted, queued in lanes, executed in threads, streamed as events."""

@@ -1,0 +1,275 @@
+"""The per-app state, and the only place that knows the concrete classes."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from .agents.models import Candidate, merge_params, resolve_candidate
+from .agents.prompt import PromptLimits
+from .agents.registry import Agent, AgentRegistry
+from .config import AgentConfig, Config, ModelParams, ModelSelection, ProviderConfig
+from .errors import ConfigError
+from .log import get_logger
+from .messages import SamplingParams
+from .providers.base import CallTimeouts, ModelInfo, Provider
+from .providers.embedded import BUILT_IN, EmbeddedProvider
+from .providers.known import KNOWN, KnownProvider
+from .providers.openai_completions import OpenAICompletions, WireSwitches
+from .providers.transport import HttpClient
+from .runs.executor import Executor
+from .runs.service import RunLimits, RunService
+from .sessions.sql import open_store
+from .sessions.store import Offload, Store
+from .tools.files import READ
+from .tools.policy import build_policy
+from .tools.registry import Tool, ToolRegistry
+from .tools.status import SESSION_STATUS
+
+_log = get_logger("runtime")
+
+_EMBEDDED: Literal["embedded"] = "embedded"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Everything one app's gateway runs on. Immutable; the parts guard themselves."""
+
+    config: Config
+    agents: AgentRegistry
+    store: Store
+    runs: RunService
+    providers: Mapping[str, Provider]
+    executor: Executor
+
+    def close(self, drain_seconds: float = 0.0) -> None:
+        """End all runs, give back processes, sockets and files. Safe to call twice."""
+        self.runs.drain(drain_seconds)
+        for provider in self.providers.values():
+            provider.close()
+        self.executor.close()
+        self.store.close()
+
+    def describe(self) -> list[str]:
+        """Which agents, model, configuration and state this gateway uses, a line each."""
+        default = self.agents.get(self.agents.default_id)
+        return [
+            f"agent: {default.id} (of {', '.join(self.agents.ids)})",
+            f"model: {default.model_ref}",
+            f"config: {self.config.path or 'defaults and environment'}",
+            f"state: {self.config.state_dir}",
+        ]
+
+
+def build_runtime(
+    config: Config,
+    env: Mapping[str, str],
+    *,
+    providers: Iterable[Provider] = (),
+    tools: Iterable[Tool] = (),
+    offload: Offload | None = None,
+) -> Runtime:
+    """Open the state and build everything that runs on it.
+
+    :param providers: registered in code; they win over configured ones of the same id.
+    :param tools: registered in code, beside the built-in ones.
+    :param offload: where to run blocking database calls; see :class:`Offload`.
+    :raises ConfigError: a model reference leads nowhere.
+    :raises StoreError: the state cannot be opened.
+    """
+    executor = Executor()
+    known = _build_providers(config, env, executor)
+    known.update({provider.id: provider for provider in providers})
+    agents = _build_agents(config, env, known)
+    store = open_store(config.state_dir, offload=offload)
+    defaults = config.agents.defaults
+    runs = RunService(
+        agents=agents,
+        tools=ToolRegistry((SESSION_STATUS, READ, *tools)),
+        store=store,
+        executor=executor,
+        limits=RunLimits(defaults.max_concurrent, defaults.max_pending, defaults.max_pending_per_session),
+        prompt_limits=PromptLimits(defaults.bootstrap_max_chars, defaults.bootstrap_total_max_chars),
+        new_id=lambda: str(uuid.uuid4()),
+        clock=lambda: int(time.time() * 1000),
+    )
+    return Runtime(config, agents, store, runs, known, executor)
+
+
+def _build_providers(config: Config, env: Mapping[str, str], executor: Executor) -> dict[str, Provider]:
+    http = HttpClient()
+    vendors = {vendor.id: vendor for vendor in KNOWN}
+    built: dict[str, Provider] = {}
+    for vendor in KNOWN:
+        if key := _key_from(env, vendor):
+            built[vendor.id] = _vendor(vendor, key, http)
+    for provider_id, settings in config.models.providers.items():
+        if settings.api != _EMBEDDED:
+            built[provider_id] = _configured(provider_id, settings, vendors.get(provider_id), env, http)
+    settings = config.models.providers.get(_EMBEDDED, ProviderConfig(api=_EMBEDDED))
+    built[_EMBEDDED] = EmbeddedProvider(
+        model_path=settings.model_path,
+        runtime_dir=config.state_dir / "run",
+        context_size=settings.context_size,
+        threads=settings.threads,
+        slots=settings.slots,
+        spawn=lambda name, work: _discard(executor.spawn(name, work)),
+    )
+    return built
+
+
+def _discard(_: object) -> None:
+    return None
+
+
+def _vendor(vendor: KnownProvider, key: str, http: HttpClient) -> Provider:
+    return OpenAICompletions(
+        vendor.id,
+        base_url=vendor.base_url,
+        api_key=key,
+        default=ModelInfo(images=True),
+        switches=vendor.switches,
+        http=http,
+    )
+
+
+def _configured(
+    provider_id: str,
+    settings: ProviderConfig,
+    vendor: KnownProvider | None,
+    env: Mapping[str, str],
+    http: HttpClient,
+) -> Provider:
+    base_url = settings.base_url or (vendor.base_url if vendor else None)
+    if base_url is None:
+        raise ConfigError(f"models.providers.{provider_id}.baseUrl is required.")
+    key = (
+        settings.api_key.get_secret_value()
+        if settings.api_key
+        else (_key_from(env, vendor) if vendor else None)
+    )
+    compat = settings.compat
+    switches = vendor.switches if vendor else WireSwitches()
+    return OpenAICompletions(
+        provider_id,
+        base_url=base_url,
+        api_key=key if settings.auth_header else None,
+        headers={name: value.get_secret_value() for name, value in settings.headers.items()},
+        models={
+            model.id: ModelInfo(
+                context_window=model.context_window,
+                max_output=model.max_tokens,
+                images="image" in model.input,
+                tools=compat.supports_tools is not False,
+                prefill=bool(compat.supports_prefill),
+                reasoning=model.reasoning,
+            )
+            for model in settings.models
+        },
+        default=ModelInfo(
+            images=vendor is not None,
+            tools=compat.supports_tools is not False,
+            prefill=bool(compat.supports_prefill),
+        ),
+        switches=WireSwitches(
+            max_tokens_field=compat.max_tokens_field or switches.max_tokens_field,
+            stream_usage=_either(compat.supports_usage_in_streaming, switches.stream_usage),
+            developer_role=_either(compat.supports_developer_role, switches.developer_role),
+            store=_either(compat.supports_store, switches.store),
+        ),
+        http=http,
+    )
+
+
+def _either(stated: bool | None, default: bool) -> bool:
+    return default if stated is None else stated
+
+
+def _key_from(env: Mapping[str, str], vendor: KnownProvider) -> str | None:
+    return next((env[name] for name in vendor.env_keys if env.get(name)), None)
+
+
+def _build_agents(config: Config, env: Mapping[str, str], providers: Mapping[str, Provider]) -> AgentRegistry:
+    problems: list[str] = []
+    agents: dict[str, Agent] = {}
+    for settings in config.agents.items:
+        try:
+            agents[settings.id] = _build_agent(config, settings, env, providers)
+        except ConfigError as error:
+            problems.append(f"agents.{settings.id}.model: {error}")
+    if problems:
+        raise ConfigError("The configuration cannot be used:", tuple(problems))
+    return AgentRegistry(agents, config.agents.default_id, config.session.main_key)
+
+
+def _build_agent(
+    config: Config, settings: AgentConfig, env: Mapping[str, str], providers: Mapping[str, Provider]
+) -> Agent:
+    defaults = config.agents.defaults
+    timeouts = CallTimeouts(
+        first_token=defaults.first_token_timeout_seconds, stall=defaults.stall_timeout_seconds
+    )
+    return Agent(
+        id=settings.id,
+        name=settings.name or settings.id,
+        workspace=_workspace(config, settings),
+        candidates=_candidates(config, settings, env, providers, timeouts),
+        params=merge_params(_sampling(defaults.params), _sampling(settings.params)),
+        policy=build_policy(config.tools, settings.tools),
+        timeout=defaults.timeout_seconds,
+        max_rounds=defaults.max_rounds,
+    )
+
+
+def _workspace(config: Config, settings: AgentConfig) -> Path:
+    """The agent's own workspace, else the default one for the default agent, else one by its id."""
+    if settings.workspace:
+        return Path(settings.workspace).expanduser()
+    if settings.id != config.agents.default_id:
+        return config.state_dir / f"workspace-{settings.id}"
+    shared = config.agents.defaults.workspace
+    return Path(shared).expanduser() if shared else config.state_dir / "workspace"
+
+
+def _candidates(
+    config: Config,
+    settings: AgentConfig,
+    env: Mapping[str, str],
+    providers: Mapping[str, Provider],
+    timeouts: CallTimeouts,
+) -> tuple[Candidate, ...]:
+    """An agent's own model has only its own fallbacks; without one the defaults hold."""
+    own = settings.model if settings.model and settings.model.primary else None
+    chosen = own or config.agents.defaults.model or ModelSelection()
+    primary = chosen.primary or default_model(config, env)
+    refs = dict.fromkeys((primary, *(chosen.fallbacks or ())))
+    return tuple(resolve_candidate(ref, providers, timeouts) for ref in refs)
+
+
+def default_model(config: Config, env: Mapping[str, str]) -> str:
+    """The model of agents that name none: a configured one, one with a key, else the built-in."""
+    for provider_id, settings in config.models.providers.items():
+        if settings.models:
+            return f"{provider_id}/{settings.models[0].id}"
+    for vendor in KNOWN:
+        if _key_from(env, vendor):
+            return f"{vendor.id}/{vendor.default_model}"
+    return f"{_EMBEDDED}/{BUILT_IN}"
+
+
+def _sampling(params: ModelParams) -> SamplingParams:
+    stop = params.stop
+    return SamplingParams(
+        temperature=params.temperature,
+        top_p=params.top_p,
+        max_tokens=params.max_tokens,
+        frequency_penalty=params.frequency_penalty,
+        presence_penalty=params.presence_penalty,
+        seed=params.seed,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
+        reasoning_effort=params.reasoning_effort,
+    )

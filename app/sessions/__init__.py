@@ -1,0 +1,1 @@
+"""Sessions: keys, transcripts and the store that keeps them."""

@@ -1,0 +1,92 @@
+"""A message as the JSON text of one transcript row, and back. Pure."""
+
+from __future__ import annotations
+
+from ..messages import (
+    AssistantMessage,
+    ImagePart,
+    JsonObject,
+    JsonValue,
+    Message,
+    TextPart,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from ..wire import InvalidJson, dumps, loads
+
+
+class UnreadableEntry(ValueError):
+    """The text is not a stored message."""
+
+
+def encode(message: Message) -> str:
+    """``message`` as compact JSON; lone surrogates become U+FFFD."""
+    return dumps(_plain(message)).decode()
+
+
+def decode(text: object) -> Message:
+    """The message that :func:`encode` wrote.
+
+    :raises UnreadableEntry: anything else.
+    """
+    if not isinstance(text, str):  # a damaged row may hold anything
+        raise UnreadableEntry("not a text")
+    try:
+        return _message(loads(text.encode()))
+    except (InvalidJson, UnicodeEncodeError) as error:
+        raise UnreadableEntry(str(error)) from None
+
+
+def _plain(message: Message) -> JsonObject:
+    match message:
+        case UserMessage(parts):
+            return {"role": "user", "content": [_plain_part(part) for part in parts]}
+        case AssistantMessage(text, tool_calls):
+            calls: list[JsonValue] = [_plain_call(call) for call in tool_calls]
+            return {"role": "assistant", "content": text, "tool_calls": calls}
+        case ToolMessage(call_id, name, text, is_error):
+            return {"role": "tool", "call_id": call_id, "name": name, "content": text, "is_error": is_error}
+
+
+def _plain_part(part: TextPart | ImagePart) -> dict[str, JsonValue]:
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text}
+    return {"type": "image", "mime": part.mime, "data": part.data}
+
+
+def _plain_call(call: ToolCall) -> dict[str, JsonValue]:
+    return {"id": call.id, "name": call.name, "arguments": call.arguments}
+
+
+def _message(value: JsonValue) -> Message:
+    match value:
+        case {"role": "user", "content": [*parts]}:
+            return UserMessage(tuple(_part(part) for part in parts))
+        case {"role": "assistant", "content": str(text), "tool_calls": [*calls]}:
+            return AssistantMessage(text, tuple(_call(call) for call in calls))
+        case {
+            "role": "tool",
+            "call_id": str(call_id),
+            "name": str(name),
+            "content": str(text),
+            "is_error": bool(is_error),
+        }:
+            return ToolMessage(call_id, name, text, is_error)
+    raise UnreadableEntry("not a user, assistant or tool message")
+
+
+def _part(value: JsonValue) -> TextPart | ImagePart:
+    match value:
+        case {"type": "text", "text": str(text)}:
+            return TextPart(text)
+        case {"type": "image", "mime": str(mime), "data": str(data)}:
+            return ImagePart(mime, data)
+    raise UnreadableEntry("not a text or an image")
+
+
+def _call(value: JsonValue) -> ToolCall:
+    match value:
+        case {"id": str(call_id), "name": str(name), "arguments": str(arguments)}:
+            return ToolCall(call_id, name, arguments)
+    raise UnreadableEntry("not a tool call")

@@ -1,0 +1,96 @@
+"""Session keys: which conversation a request belongs to.
+
+A key that starts with ``agent:<id>:`` belongs to that agent; any other key belongs to none.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from ..errors import InvalidRequest
+
+MAX_KEY_LENGTH = 512
+
+_HEADER = "x-openclaw-session-key"
+_RESERVED = ("subagent:", "cron:", "acp:", "hook:")
+_SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_UNWANTED = ("Cc", "Cs")  # control characters; lone surrogates, which no database can hold
+
+
+@dataclass(frozen=True, slots=True)
+class ExplicitKey:
+    """A key the caller chose; ``agent_id`` is None if the key names no agent."""
+
+    key: str
+    agent_id: str | None
+
+
+def main_key(agent_id: str, main: str = "main") -> str:
+    """The key of an agent's main chat."""
+    return f"agent:{agent_id}:{main}"
+
+
+def user_key(agent_id: str, user: str) -> str:
+    """The key of one end user of an agent; spelling differs only by case and outer space.
+
+    :raises InvalidRequest: ``user`` is blank, too long or holds control characters.
+    """
+    return f"agent:{agent_id}:openai-user:{_checked(user, 'user')}".lower()
+
+
+def fresh_key(agent_id: str, uuid: str) -> str:
+    """The key of a conversation that nobody will come back to."""
+    return f"agent:{agent_id}:openai:{uuid}"
+
+
+def session_id_key(agent_id: str, session_id: str) -> str:
+    """The key of a session that the caller names by id.
+
+    :raises InvalidRequest: the id is not 1 to 128 of ``A-Z a-z 0-9 . _ -``.
+    """
+    if not _SESSION_ID.fullmatch(session_id):
+        raise InvalidRequest(
+            "A session id has 1 to 128 letters, digits, dots, underscores or hyphens.", param="session_id"
+        )
+    return f"agent:{agent_id}:explicit:{session_id.lower()}"
+
+
+def parse_explicit_key(raw: str, known_agents: Collection[str]) -> ExplicitKey:
+    """Check the key of the ``x-openclaw-session-key`` header.
+
+    In ``agent:<id>:rest`` the id may have any case and comes out in lower case, as in
+    ``known_agents``; everything else keeps its case.
+
+    :raises InvalidRequest: blank, too long, control characters, a reserved namespace, an
+        unknown agent, or nothing after the agent.
+    """
+    key = _checked(raw, _HEADER)
+    if not key.lower().startswith("agent:"):
+        _refuse_reserved(key)
+        return ExplicitKey(key, None)
+    _, agent_id, rest = (*key.split(":", 2), "")[:3]
+    _refuse_reserved(rest)
+    if agent_id.lower() not in known_agents:
+        raise InvalidRequest(f"{_HEADER} names an agent that does not exist.", param=_HEADER)
+    if not rest.strip():
+        raise InvalidRequest(f"{_HEADER} must continue after the agent id.", param=_HEADER)
+    return ExplicitKey(f"agent:{agent_id.lower()}:{rest}", agent_id.lower())
+
+
+def _checked(raw: str, param: str) -> str:
+    key = raw.strip()
+    if not key:
+        raise InvalidRequest(f"{param} must not be blank.", param=param)
+    if len(key) > MAX_KEY_LENGTH:
+        raise InvalidRequest(f"{param} is longer than {MAX_KEY_LENGTH} characters.", param=param)
+    if any(unicodedata.category(char) in _UNWANTED for char in key):
+        raise InvalidRequest(f"{param} must not hold control characters.", param=param)
+    return key
+
+
+def _refuse_reserved(name: str) -> None:
+    if name.strip().lower().startswith(_RESERVED):
+        raise InvalidRequest(f"{_HEADER} cannot use reserved internal session namespaces.", param=_HEADER)

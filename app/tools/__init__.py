@@ -1,0 +1,1 @@
+"""Tools: what agents can do, and the policy that says which."""
