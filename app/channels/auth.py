@@ -37,6 +37,7 @@ class Guard:
     ) -> None:
         """:param monotonic: the limiter's clock, in seconds."""
         self._open = auth.mode == "none"
+        self._anybody = auth.allow_open_network
         self._digest = sha256(auth.secret.encode()).digest()
         self._trusted = tuple(trusted_proxies)
         self._exempt_loopback = auth.rate_limit.exempt_loopback
@@ -49,7 +50,7 @@ class Guard:
         :raises TooManyFailures: this client has been wrong too often lately.
         """
         if self._open:
-            _check_origin(environ)
+            self._check_place(environ)
             return
         client = str(client_address(environ, self._trusted))
         exempt = self._exempt_loopback and _is_direct_loopback(environ)
@@ -62,6 +63,18 @@ class Guard:
             self._limiter.forget(client)
             return
         self._fail(client, exempt=exempt)
+
+    def _check_place(self, environ: Environ) -> None:
+        """Without a secret, being on this machine is what lets a request in.
+
+        :raises Unauthorized: it comes from elsewhere and the operator did not allow that, or
+            a browser sent it for a page that is not of this machine.
+        """
+        local = _is_direct_loopback(environ)
+        origin = environ.get("HTTP_ORIGIN")
+        foreign = origin is not None and not (local and _is_loopback_origin(str(origin)))
+        if foreign or not (local or self._anybody):
+            raise Unauthorized
 
     def _is_secret(self, bearer: bytes) -> bool:
         # Digests have one length and are bytes: nothing about the secret decides how long
@@ -151,18 +164,8 @@ def _is_direct_loopback(environ: Environ) -> bool:
     return peer is not None and peer.is_loopback and not is_forwarded(environ)
 
 
-def _check_origin(environ: Environ) -> None:
-    """Without a secret, pages of other sites must not talk to the gateway.
-
-    :raises Unauthorized: a browser sent this request for a page that is not of this machine.
-    """
-    origin = environ.get("HTTP_ORIGIN")
-    if origin is None:
-        return
-    host = urlsplit(str(origin)).hostname or ""
-    if not (_is_loopback_name(host) and _is_direct_loopback(environ)):
-        raise Unauthorized
-
-
-def _is_loopback_name(host: str) -> bool:
-    return host in ("localhost", "127.0.0.1", "::1")
+def _is_loopback_origin(origin: str) -> bool:
+    try:
+        return urlsplit(origin).hostname in ("localhost", "127.0.0.1", "::1")
+    except ValueError:
+        return False

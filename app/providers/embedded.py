@@ -7,7 +7,6 @@ a schema, but it calls no tools.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -20,13 +19,14 @@ from pathlib import Path
 
 from ..cancel import CancelToken
 from ..errors import ProviderError, ProviderReason
+from ..log import get_logger
 from ..messages import SamplingParams
 from .base import ModelEvent, ModelInfo, ModelRequest, Provider
 from .embedded_supervisor import Endpoint, ModelSettings, Spawn, Status, Supervisor, wait_until
 from .openai_completions import OpenAICompletions
 from .transport import HttpClient
 
-_log = logging.getLogger(__name__)
+_log = get_logger("embedded")
 
 _ID = "embedded"
 BUILT_IN = "smollm2-135m"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import Any, TypeVar, cast, get_args
 
 from sqlalchemy import Connection, RowMapping, bindparam, delete, func, insert, select, update
 
+from ..log import get_logger
 from ..messages import Message, Usage
 from ..wire import clean
 from .entries import UnreadableEntry, decode, encode
@@ -22,7 +22,7 @@ from .tables import is_open, messages, runs, sessions
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+_log = get_logger("store")
 
 _NO_USAGE = Usage()
 _STOPS = frozenset((None, *get_args(Stop)))

@@ -7,6 +7,7 @@ import json
 import select
 import socket
 import socketserver
+import ssl
 import threading
 import time
 from collections import deque
@@ -25,11 +26,12 @@ class _Gone(Exception):
 
 @dataclass(frozen=True)
 class Received:
-    """A request as it came; header names in lower case."""
+    """A request as it came; header names in lower case; ``client`` is the peer's address."""
 
     path: str
     headers: dict[str, str]
     body: Any
+    client: Any = None
 
     @property
     def user_text(self) -> str:
@@ -46,7 +48,14 @@ class Received:
 class ScriptedProvider:
     """Plays a model API on a loopback port, or on a unix socket if ``unix_socket`` is given."""
 
-    def __init__(self, *, host: str = "127.0.0.1", port: int = 0, unix_socket: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        unix_socket: str | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._changed = threading.Condition()  # guards everything below
         self._queue: deque[ScriptedReply] = deque()
         self._rules: list[tuple[str, ScriptedReply]] = []
@@ -63,6 +72,11 @@ class ScriptedProvider:
         else:
             self._server = _UnixServer(unix_socket, _UnixHandler)  # type: ignore[arg-type]
             self.base_url = "http://localhost/v1"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+            self.base_url = f"https://localhost:{self._server.server_address[1]}/v1"
         self._server.provider = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
@@ -200,7 +214,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        received = Received(self.path, {k.lower(): v for k, v in self.headers.items()}, json.loads(body))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        received = Received(self.path, headers, json.loads(body), self.client_address)
         reply = self.server.provider.begin(received)
         client_left = False
         try:
@@ -358,7 +373,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Gone
         poller = select.poll()
         poller.register(self.connection, select.POLLIN)
-        if poller.poll(0) and not self.connection.recv(1, socket.MSG_PEEK):
+        # The method of the plain socket, because a TLS socket does not peek.
+        if poller.poll(0) and not socket.socket.recv(self.connection, 1, socket.MSG_PEEK):
             raise _Gone
 
 

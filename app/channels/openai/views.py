@@ -47,8 +47,15 @@ def create_blueprint(runtime: Runtime, guard: Guard) -> Blueprint:
         ("/", "root", _nothing_here),
         ("/<path:rest>", "rest", _nothing_here),
     ):
+        # No redirects: another spelling of a path is another path, and a redirect is HTML.
         blueprint.add_url_rule(
-            rule, endpoint, view, methods=ALL_METHODS, provide_automatic_options=False, strict_slashes=True
+            rule,
+            endpoint,
+            view,
+            methods=ALL_METHODS,
+            provide_automatic_options=False,
+            strict_slashes=rule != "/",
+            merge_slashes=False,
         )
     return blueprint
 
