@@ -7,9 +7,11 @@ monkey.patch_all()
 import os  # noqa: E402 - everything is imported after patching
 import resource  # noqa: E402
 import signal  # noqa: E402
-import threading  # noqa: E402
+import time  # noqa: E402
 
-bind = f"{os.environ.get('OPENCLAW_GATEWAY_HOST', '127.0.0.1')}:{os.environ.get('PORT', '18789')}"
+import gevent  # noqa: E402
+
+bind = f"{os.environ.get('OPENCLAW_GATEWAY_HOST') or '127.0.0.1'}:{os.environ.get('PORT') or '18789'}"
 worker_class = "gevent"
 # Session lanes live in one process. WEB_CONCURRENCY, which platforms set by themselves, must not break them.
 workers = 1
@@ -34,19 +36,27 @@ def on_starting(server):
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
+def on_reload(server):
+    """The state has room for one worker: on SIGHUP the old one goes before the new one comes."""
+    server.kill_workers(signal.SIGTERM)
+    deadline = time.monotonic() + graceful_timeout
+    while server.WORKERS and time.monotonic() < deadline:
+        time.sleep(0.1)
+        server.reap_workers()
+    server.kill_workers(signal.SIGKILL)
+
+
 def post_worker_init(worker):
     """End open streams properly before the worker goes: SIGTERM drains, then stops."""
     stop = signal.getsignal(signal.SIGTERM)
-    draining = threading.Event()
 
-    def drain(signum, frame):
-        runtime = worker.wsgi.extensions["openclaw"]
-        runtime.close(DRAIN_SECONDS)
-        stop(signum, frame)
+    def drain():
+        worker.wsgi.extensions["openclaw"].close(DRAIN_SECONDS)
+        stop(signal.SIGTERM, None)
 
     def on_term(signum, frame):
-        if not draining.is_set():
-            draining.set()
-            threading.Thread(target=drain, args=(signum, frame), name="openclaw-drain").start()
+        # gevent may call this in its event loop, where nothing may wait, not even for a thread's start.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        gevent.spawn(drain)
 
     signal.signal(signal.SIGTERM, on_term)

@@ -215,7 +215,7 @@ def _build_agent(
     )
     return Agent(
         id=settings.id,
-        name=settings.name or settings.id,
+        name=settings.name or "",
         workspace=_workspace(config, settings),
         candidates=_candidates(config, settings, env, providers, timeouts),
         params=merge_params(_sampling(defaults.params), _sampling(settings.params)),

@@ -23,7 +23,9 @@ def new_messages(history: Sequence[Message], incoming: Sequence[Message]) -> tup
     """
     if not history:
         return tuple(incoming)
-    last_answer = max((i for i, m in enumerate(incoming) if isinstance(m, AssistantMessage)), default=-1)
+    # A trailing assistant message is the beginning of an answer, not an answer.
+    answers = (i for i, message in enumerate(incoming[:-1]) if isinstance(message, AssistantMessage))
+    last_answer = max(answers, default=-1)
     fresh = tuple(incoming[last_answer + 1 :])
     unanswered = _unanswered(history)
     if unanswered and fresh[: len(unanswered)] == unanswered:
@@ -66,14 +68,13 @@ def fitted(messages: Sequence[Message], system: str, info: ModelInfo) -> tuple[M
     """
     reserve = min(20_000, info.context_window // 4)
     left = info.context_window - reserve - _text_tokens(system)
-    starts = [i for i, message in enumerate(messages) if isinstance(message, UserMessage)] or [0]
+    starts = [i for i, message in enumerate(messages) if i == 0 or isinstance(message, UserMessage)] or [0]
     keep, end = starts[-1], len(messages)
     for start in reversed(starts):
         left -= sum(_tokens(message) for message in messages[start:end])
         if left < 0 and start != starts[-1]:
             return tuple(messages[keep:])
         keep = end = start
-    # Everything fits, so does what stands before the first user turn.
     return tuple(messages)
 
 

@@ -19,6 +19,7 @@ _AGENT_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
 class Agent:
     """A persona: where it works, which models answer for it, which tools it may use.
 
+    :ivar name: what the agent calls itself, may be empty.
     :ivar candidates: the models to try, in order; never empty.
     :ivar timeout: seconds a run may take.
     :ivar max_rounds: model calls with tools in one run; then one more without tools.

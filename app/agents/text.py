@@ -19,8 +19,8 @@ SILENT = "NO_REPLY"
 _CLOSING = {"<think>": "</think>", "<thinking>": "</thinking>"}
 _FINAL, _END_FINAL = "<final>", "</final>"
 _REPLY_TAG = re.compile(r"\[\[reply_to(?:_current|:[^\]\n]{1,200})\]\]")
-_REPLY_TAG_BEGINNING = re.compile(r"\[\[reply_to(?:_current\]?|:[^\]\n]{0,200}\]?)?")
-_HEAD_MARKS = (*_CLOSING, _FINAL, "[[reply_to")
+_REPLY_TAG_BEGINNING = re.compile(r"\[\[reply_to:[^\]\n]{0,200}\]?")
+_HEAD_MARKS = (*_CLOSING, _FINAL, "[[reply_to_current]]", "[[reply_to:")
 
 
 class ReplyFilter:

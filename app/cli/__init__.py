@@ -25,13 +25,13 @@ for command in (agent, config, gateway, init, sessions):
 
 
 def main() -> NoReturn:
-    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 or 143 interrupted."""
+    """Run the command line and exit: 0 done, 1 failed or misused, 130 or 143 interrupted."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
         openclaw(standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     except GatewayError as error:

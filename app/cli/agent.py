@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
+from contextlib import closing
 from typing import Any
 
 import click
@@ -15,11 +17,13 @@ from ..cancel import CancelReason
 from ..config import Config, load_config
 from ..errors import GatewayError
 from ..events import TERMINAL
+from ..log import configure_logging
 from ..runs.command import THINKING, parse_agent_request, progress
-from ..runtime import build_runtime
+from ..runtime import build_runtime, secrets_of
 from .client import GatewayClient, GatewayDown
 
-Events = Iterator[dict[str, Any]]
+Event = dict[str, Any]
+Events = Generator[Event]
 
 
 @click.command()
@@ -27,8 +31,8 @@ Events = Iterator[dict[str, Any]]
 @click.option("--agent", "agent_id", help="The agent's id; the default agent otherwise.")
 @click.option("--session-id", help="Continue or start the session with this id.")
 @click.option("--session-key", help="Continue or start the session with this key.")
-@click.option("--thinking", type=click.Choice(THINKING), help="How hard the model should think.")
-@click.option("--timeout", type=float, help="Seconds the turn may take.")
+@click.option("--thinking", metavar="LEVEL", help=f"How hard the model should think: {', '.join(THINKING)}.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="How long the turn may take; 0 for no limit.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.option("--local", is_flag=True, help="Run the turn in this process, without a gateway.")
 def agent(
@@ -42,10 +46,6 @@ def agent(
     local: bool,
 ) -> None:
     """Send one message to an agent and print its answer."""
-    if not message or not message.strip():
-        raise GatewayError("Missing message. Use -m TEXT.")
-    if session_id and session_key:
-        raise GatewayError("Use either --session-id or --session-key.")
     body = {
         "message": message,
         "agent": agent_id,
@@ -54,34 +54,62 @@ def agent(
         "thinking": thinking,
         "timeout": timeout,
     }
-    config = load_config(None, os.environ, require_auth=False)
-    end = _Printer(quiet=as_json).show(_local(config, body) if local else _anywhere(config, body))
+    end = _Display(quiet=as_json).show(_turn(body, local=local))
     ok = end.get("status") == "ok"
     if as_json:
         print(json.dumps(end["result"] if local and ok else end, ensure_ascii=False))
     elif not ok:
-        raise GatewayError(end["error"]["message"])
+        click.echo(f"openclaw: {_explained(end)}", err=True)
     if not ok:
         sys.exit(1)
 
 
-def _anywhere(config: Config, body: dict[str, Any]) -> Events:
+def _turn(body: Event, *, local: bool) -> Events:
+    """The turn's events; however it goes, the last one is its ``end``."""
+    run_id = None
+    try:
+        for event in _events(body, local=local):
+            run_id = event.get("runId", run_id)
+            yield event
+    except GatewayError as error:
+        yield {
+            "type": "end",
+            "ok": False,
+            "runId": run_id,
+            "origin": "local" if local else "gateway",
+            "status": "error",
+            "summary": "failed",
+            "error": {"type": "cli_error", "message": error.message},
+        }
+
+
+def _events(body: Event, *, local: bool) -> Events:
+    if not (body["message"] or "").strip():
+        raise GatewayError("Missing message. Use -m TEXT.")
+    if body["sessionId"] and body["sessionKey"]:
+        raise GatewayError("Use either --session-id or --session-key.")
+    config = load_config(None, os.environ, require_auth=False)
+    yield from _in_process(config, body) if local else _anywhere(config, body)
+
+
+def _anywhere(config: Config, body: Event) -> Events:
     """Through the gateway; in this process only if nobody can have taken the request."""
     try:
         yield from GatewayClient(config).agent(body)
     except GatewayDown as down:
         click.echo(f"{down} Running the turn in this process.", err=True)
-        for event in _local(config, body):
+        for event in _in_process(config, body):
             if event["type"] == "end":
                 event["result"]["meta"]["transport"] = "embedded"
             yield event
 
 
-def _local(config: Config, body: dict[str, Any]) -> Generator[dict[str, Any]]:
-    runtime = build_runtime(config, os.environ)
-    try:
+def _in_process(config: Config, body: Event) -> Events:
+    configure_logging(secrets_of(config, os.environ), logging.WARNING)
+    with closing(build_runtime(config, os.environ)) as runtime:
         run = runtime.runs.start(parse_agent_request(body, runtime.agents))
         try:
+            yield {"type": "start", "runId": run.id}
             while True:
                 events = run.stream.get(1.0)
                 yield from filter(None, (progress(event, run.id, runtime.store) for event in events))
@@ -89,44 +117,55 @@ def _local(config: Config, body: dict[str, Any]) -> Generator[dict[str, Any]]:
                     return
         finally:
             run.cancel(CancelReason.USER)
-    finally:
-        runtime.close()
 
 
-class _Printer:
+def _explained(end: Event) -> str:
+    """Why there is no answer, and which run to look for in the log."""
+    run = f" (run {end['runId']})" if end.get("runId") else ""
+    return f"{end['error']['message']}{run}"
+
+
+class _Display:
     """Shows a turn on the terminal while it goes on."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
-        self._status = Console(stderr=True).status("waiting for the agent …")
+        self._has_sign = not quiet and sys.stderr.isatty()
+        self._sign = Console(stderr=True).status("waiting for the agent …")
+        self._at_line_start = True
 
-    def show(self, events: Events) -> dict[str, Any]:
-        """Print text as it comes; returns the last event."""
-        end: dict[str, Any] = {}
-        waiting = not self._quiet and sys.stderr.isatty()
-        if waiting:
-            self._status.start()
-        try:
-            for event in events:
-                end = self._event(event) or end
-        finally:
-            self._status.stop()
-            if isinstance(events, Generator):
-                events.close()
-        if not end:
-            raise GatewayError("The gateway ended the turn without a result; it was not repeated.")
-        return end
+    def show(self, events: Events) -> Event:
+        """Print text as it comes; returns the last event. Leaving early ends the turn."""
+        with closing(events):
+            try:
+                self._wait()
+                for event in events:
+                    if event["type"] == "end":
+                        return self._end(event)
+                    self._progress(event)
+            finally:
+                self._sign.stop()
+        raise AssertionError("a turn has an end")
 
-    def _event(self, event: dict[str, Any]) -> dict[str, Any] | None:
-        kind = event.pop("type", None)
-        if kind == "text" and not self._quiet:
-            self._status.stop()
-            click.echo(event["text"], nl=False)
-            sys.stdout.flush()
-        if kind == "tool" and not self._quiet:
-            self._status.update(f"using {event['name']} …")
-        if kind == "end":
-            if not self._quiet and event.get("status") == "ok":
-                click.echo()
-            return event
-        return None
+    def _progress(self, event: Event) -> None:
+        if event["type"] == "text":
+            self._print(event["text"])
+        elif event["type"] == "tool":
+            self._sign.update(f"using {event['name']} …")
+            self._wait()
+
+    def _wait(self) -> None:
+        """Show the sign, unless it would wipe out the line that the answer is writing."""
+        if self._has_sign and self._at_line_start:
+            self._sign.start()
+
+    def _print(self, text: str) -> None:
+        if not self._quiet and text:
+            self._sign.stop()
+            click.echo(text, nl=False)
+            self._at_line_start = text.endswith("\n")
+
+    def _end(self, event: Event) -> Event:
+        if not self._at_line_start:
+            self._print("\n")
+        return {key: value for key, value in event.items() if key != "type"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +14,7 @@ from ..config import Config
 from ..errors import GatewayError, ProviderError
 from ..providers.sse import SseParser
 from ..wire import InvalidJson, loads
+from .address import base_url
 
 # The gateway writes a comment every 15 seconds; four missed ones mean that it is gone.
 _SILENCE = 60.0
@@ -27,15 +28,14 @@ class GatewayClient:
     """Talks to the gateway that the configuration describes, with its secret."""
 
     def __init__(self, config: Config) -> None:
-        port = os.environ.get("OPENCLAW_GATEWAY_PORT") or os.environ.get("PORT") or config.gateway.port
-        self._base = f"http://127.0.0.1:{port}/api"
+        self._base = f"{base_url(config.gateway, os.environ)}/api"
         self._headers = {"Content-Type": "application/json"}
         if secret := config.gateway.auth.secret:
             self._headers["Authorization"] = f"Bearer {secret}"
         self._http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=10, read=_SILENCE))
 
-    def agent(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The events of an agent turn. Closing the iterator cancels the turn.
+    def agent(self, body: dict[str, Any]) -> Generator[dict[str, Any]]:
+        """The events of an agent turn, the last one its ``end``. Closing the generator cancels the turn.
 
         :raises GatewayDown: the connection was refused.
         :raises GatewayError: the gateway refused, or was lost on the way.
@@ -44,12 +44,16 @@ class GatewayClient:
         parser = SseParser()
         try:
             while data := response.read1(65536):
-                for event in parser.feed(data):
-                    yield _object(event)
+                for text in parser.feed(data):
+                    event = _object(text)
+                    yield event
+                    if event.get("type") == "end":
+                        return
         except (urllib3.exceptions.HTTPError, OSError, ProviderError):
-            raise GatewayError("The connection to the gateway was lost; the turn was not repeated.") from None
+            pass  # as bad as an end without the event
         finally:
             response.close()
+        raise GatewayError("The connection to the gateway was lost; the turn was not repeated.")
 
     def call(self, method: str, path: str, *parts: str) -> dict[str, Any]:
         """One plain request; ``parts`` are quoted and added to the path.

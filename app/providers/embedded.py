@@ -20,7 +20,7 @@ from pathlib import Path
 from ..cancel import CancelToken
 from ..errors import ProviderError, ProviderReason
 from ..log import get_logger
-from ..messages import SamplingParams
+from ..messages import JsonObject, SamplingParams
 from .base import ModelEvent, ModelInfo, ModelRequest, Provider
 from .embedded_supervisor import Endpoint, ModelSettings, Spawn, Status, Supervisor, wait_until
 from .openai_completions import OpenAICompletions
@@ -36,6 +36,13 @@ _OTHER_MODEL = "configure another provider's API key"
 
 _SYSTEM = "You are a helpful assistant."  # with no system text at all the model rambles in French
 _TEMPERATURE = 0.2
+# llama.cpp's DRY sampling: a model this small soon repeats itself for ever without it.
+_NO_LOOPS: JsonObject = {
+    "dry_multiplier": 0.8,
+    "dry_base": 1.75,
+    "dry_allowed_length": 3,
+    "dry_penalty_last_n": 1024,
+}
 _DEFAULT_TOKENS = 512
 _MOST_TOKENS = 2048
 _MOST_THREADS = 4  # a container may show every core of its host and own one
@@ -205,7 +212,12 @@ class _Turns:
 
 def _adapted(request: ModelRequest) -> ModelRequest:
     """The request within the limits of a small model on a small machine."""
-    return replace(request, system=request.system or _SYSTEM, params=_bounded(request.params))
+    return replace(
+        request,
+        system=request.system or _SYSTEM,
+        params=_bounded(request.params),
+        extra={**_NO_LOOPS, **request.extra},
+    )
 
 
 def _bounded(params: SamplingParams) -> SamplingParams:

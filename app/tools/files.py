@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 
 from ..messages import JsonValue
@@ -30,16 +31,20 @@ def read_inside(root: Path, name: str, limit: int) -> bytes:
         # NONBLOCK: opening a FIFO must not wait for its writer. NOFOLLOW: `real` has no
         # links left, so a link here was put in after it was resolved.
         fd = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
         reason = error.strerror if isinstance(error, OSError) else "not a usable file name"
         raise ToolError(f"{name}: {reason or 'cannot be opened'}") from None
-    with os.fdopen(fd, "rb") as file:
+    try:
         opened = os.fstat(fd)
         if not stat.S_ISREG(opened.st_mode):
             raise ToolError(f"{name}: not a regular file")
         if not _still_inside(base, real, opened):
             raise ToolError(f"{name}: outside the workspace")
-        return file.read(limit)
+        # Not earlier: a file object cannot be made of a directory.
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            return file.read(limit)
+    finally:
+        os.close(fd)
 
 
 def _still_inside(base: Path, real: Path, opened: os.stat_result) -> bool:
@@ -58,7 +63,7 @@ def _read(context: ToolContext, arguments: Mapping[str, JsonValue]) -> str:
     offset = _positive(arguments, "offset", 1)
     count = min(_positive(arguments, "limit", MAX_LINES), MAX_LINES)
     text = read_inside(context.workspace, path, 32 * 2**20).decode(errors="replace")
-    lines = text.splitlines(keepends=True)
+    lines = StringIO(text).readlines()  # only \n ends a line, whatever else str.splitlines knows
     shown = _cut("".join(lines[offset - 1 : offset - 1 + count]))
     left = len(lines) - (offset - 1) - shown.count("\n")
     if shown.endswith("\n") and left > 0:
@@ -79,7 +84,7 @@ def _positive(arguments: Mapping[str, JsonValue], name: str, default: int) -> in
     value = arguments.get(name)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 or value < 1:
         raise ToolError(f"{name}: a whole number of at least 1 is required")
     return int(value)
 

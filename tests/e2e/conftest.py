@@ -1,0 +1,104 @@
+"""One real gateway per configuration, and a scripted model API that every test gets fresh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.gateway_process import GatewayProcess, free_port, gateway_config, wait_until
+from tests.e2e.http_client import send
+from tests.scripted_provider import ScriptedProvider
+
+StartGateway = Callable[..., GatewayProcess]
+
+
+@pytest.fixture(scope="session")
+def provider_port() -> int:
+    """Where all gateways look for their model API."""
+    return free_port()
+
+
+@pytest.fixture(autouse=True)
+def provider(provider_port: int) -> Iterator[ScriptedProvider]:
+    """The model API of this one test. A request it still serves afterwards has leaked."""
+    with ScriptedProvider(port=provider_port) as provider:
+        yield provider
+        assert provider.wait_until_idle(10), f"{provider.active} model calls were left running"
+
+
+@pytest.fixture(scope="session")
+def start_gateway(provider_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartGateway]:
+    """Starts gateways: ``start_gateway(env={}, gateway={...}, agents={...})`` merges sections into
+    the usual configuration. All are stopped at the end of the session, and have to exit in order."""
+    started: list[GatewayProcess] = []
+
+    def start(*, env: dict[str, str] | None = None, **sections: Any) -> GatewayProcess:
+        config = gateway_config(f"http://127.0.0.1:{provider_port}/v1", **sections)
+        gateway = GatewayProcess(config, tmp_path_factory.mktemp("gateway"), env=env)
+        started.append(gateway)
+        return gateway.start()
+
+    yield start
+    for gateway in started:
+        gateway.stop()
+
+
+@pytest.fixture(scope="session")
+def gateway(start_gateway: StartGateway) -> GatewayProcess:
+    """A gateway with a token, the endpoint on, and the agents ``main`` and ``beta``."""
+    return start_gateway()
+
+
+@pytest.fixture(scope="session")
+def hasty(start_gateway: StartGateway) -> GatewayProcess:
+    """A gateway without patience, and without a list of agents.
+
+    Model silence of 1 s, runs of 2.5 s, comments every 0.2 s, bodies of 100 kB within 1 s.
+    """
+    return start_gateway(
+        gateway={"http": {"keepAliveSeconds": 0.2, "maxBodyBytes": 100_000, "bodyTimeoutSeconds": 1}},
+        agents={
+            "defaults": {"firstTokenTimeoutSeconds": 1, "stallTimeoutSeconds": 1, "timeoutSeconds": 2.5},
+            "list": [],
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def disabled(start_gateway: StartGateway) -> GatewayProcess:
+    """A gateway whose operator has not switched the endpoint on."""
+    return start_gateway(gateway={"http": {"endpoints": {"chatCompletions": {"enabled": False}}}})
+
+
+@pytest.fixture(scope="session")
+def strict(start_gateway: StartGateway) -> GatewayProcess:
+    """A gateway that refuses models that name no agent.
+
+    Its default agent, ``omega``, is not the first; ``kilo`` may not read files. The platform
+    would like it to have four workers.
+    """
+    return start_gateway(
+        env={"WEB_CONCURRENCY": "4"},
+        gateway={"http": {"endpoints": {"chatCompletions": {"strictModel": True}}}},
+        agents={
+            "list": [
+                {"id": "kilo", "tools": {"deny": ["read"]}},
+                {"id": "omega", "default": True},
+            ]
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def lockable_process(start_gateway: StartGateway) -> GatewayProcess:
+    limits = {"maxAttempts": 3, "lockoutMs": 1500, "exemptLoopback": False}
+    return start_gateway(gateway={"auth": {"rateLimit": limits}})
+
+
+@pytest.fixture
+def lockable(lockable_process: GatewayProcess) -> Iterator[GatewayProcess]:
+    """A gateway that locks this machine out, too: for 1.5 s, after three wrong secrets."""
+    yield lockable_process
+    wait_until(lambda: send(lockable_process, method="GET", path="/v1/models").status == 200)
