@@ -13,6 +13,7 @@ from .config import Config, load_config
 from .errors import GatewayError, InvalidRequest, NotFound
 from .extension import ConfigSource, Gateway
 from .log import configure_logging, get_logger
+from .runtime import secrets_of
 from .sessions.store import Offload
 
 
@@ -32,7 +33,7 @@ def create_app(
     """
     env = os.environ if env is None else env
     settings = config if isinstance(config, Config) else load_config(config, env)
-    configure_logging(_secrets(settings))
+    configure_logging(secrets_of(settings, env))
     app = Flask(__name__, static_folder=None)
     app.register_error_handler(HTTPException, _render)
     runtime = Gateway().init_app(app, config=settings, env=env, offload=offload)
@@ -50,12 +51,3 @@ def _render(error: HTTPException) -> Response:
     shown: GatewayError = InvalidRequest(error.description or error.name)
     shown.status = error.code or 500
     return error_response(shown)
-
-
-def _secrets(config: Config) -> list[str]:
-    providers = config.models.providers.values()
-    return [
-        config.gateway.auth.secret,
-        *(p.api_key.get_secret_value() for p in providers if p.api_key),
-        *(value.get_secret_value() for p in providers for value in p.headers.values()),
-    ]

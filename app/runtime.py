@@ -59,10 +59,22 @@ class Runtime:
         default = self.agents.get(self.agents.default_id)
         return [
             f"agent: {default.id} (of {', '.join(self.agents.ids)})",
-            f"model: {default.model_ref}",
+            f"model: {default.model_ref}{self._origin(default)}",
             f"config: {self.config.path or 'defaults and environment'}",
             f"state: {self.config.state_dir}",
         ]
+
+    def _origin(self, agent: Agent) -> str:
+        """Why this model, where the configuration alone does not say."""
+        provider = agent.candidates[0].provider
+        if agent.model_ref == f"{_EMBEDDED}/{BUILT_IN}":
+            return (
+                " (built in and small, calls no tools; for more, set a provider's key such as OPENAI_API_KEY)"
+            )
+        vendor = next((vendor for vendor in KNOWN if vendor.id == provider.id), None)
+        if vendor is None or provider.id in self.config.models.providers:
+            return ""
+        return f" (by the key in {' or '.join(vendor.env_keys)})"
 
 
 def build_runtime(
@@ -98,6 +110,25 @@ def build_runtime(
         clock=lambda: int(time.time() * 1000),
     )
     return Runtime(config, agents, store, runs, known, executor)
+
+
+def check_agents(config: Config, env: Mapping[str, str]) -> AgentRegistry:
+    """The agents as :func:`build_runtime` would build them; opens and starts nothing.
+
+    :raises ConfigError: a model reference leads nowhere.
+    """
+    return _build_agents(config, env, _build_providers(config, env, Executor()))
+
+
+def secrets_of(config: Config, env: Mapping[str, str]) -> list[str]:
+    """Everything that must never be seen in a log line; "" for what is not set."""
+    providers = config.models.providers.values()
+    return [
+        config.gateway.auth.secret,
+        *(p.api_key.get_secret_value() for p in providers if p.api_key),
+        *(value.get_secret_value() for p in providers for value in p.headers.values()),
+        *(env.get(name, "") for vendor in KNOWN for name in vendor.env_keys),
+    ]
 
 
 def _build_providers(config: Config, env: Mapping[str, str], executor: Executor) -> dict[str, Provider]:
@@ -166,7 +197,6 @@ def _configured(
                 images="image" in model.input,
                 tools=compat.supports_tools is not False,
                 prefill=bool(compat.supports_prefill),
-                reasoning=model.reasoning,
             )
             for model in settings.models
         },

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import psutil
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-_STAMP = re.compile(rb" (\d+\.\d{6})")
+_STAMP = re.compile(rb"@(\d+\.\d{6})")
 _PATIENCE = 60.0  # seconds over the time that a run should take
 
 

@@ -20,7 +20,7 @@ _STREAM = re.compile(rb'"stream": *true')
 _CHUNK = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"bench","choices":[%s]%s}\n\n'
 _CHOICE = b'{"index":0,"delta":{%s},"finish_reason":%s}'
 _ROLE = _CHUNK % (_CHOICE % (b'"role":"assistant","content":""', b"null"), b"")
-_CONTENT = _CHUNK % (_CHOICE % (b'"content":" %.6f"', b"null"), b"")
+_CONTENT = _CHUNK % (_CHOICE % (b'"content":"@%.6f"', b"null"), b"")
 _STOP = _CHUNK % (_CHOICE % (b"", b'"stop"'), b"")
 _USAGE = b'"usage":{"prompt_tokens":9,"completion_tokens":%d,"total_tokens":99}'
 _WHOLE = (
@@ -70,7 +70,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(b"".join((_STREAM_HEAD, _framed(_ROLE), *content, self._end())))
 
     def _write_whole(self) -> None:
-        text = b" %.6f" % time.monotonic() * self._count
+        text = b"@%.6f" % time.monotonic() * self._count
         body = _WHOLE % (text, _USAGE % self._count)
         self._transport.write(_JSON_HEAD % len(body) + body)
 

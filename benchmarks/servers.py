@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -115,22 +116,32 @@ def _http_server(name: str, command: list[str], env: Mapping[str, str], port: in
 
 @contextmanager
 def _process(command: list[str], env: Mapping[str, str]) -> Iterator[psutil.Process]:
+    log = tempfile.TemporaryFile()  # closed below
     process = psutil.Popen(
         command,
         cwd=ROOT,
         env=_clean_environment() | dict(env),
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=log,
     )
     try:
         yield process
+    except RuntimeError as error:
+        log.seek(0)
+        error.add_note(log.read()[-2000:].decode(errors="replace"))
+        raise
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait(10)
+        _stop(process)
+        log.close()
+
+
+def _stop(process: psutil.Process) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except psutil.TimeoutExpired:
+        process.kill()
+        process.wait(10)
 
 
 def _clean_environment() -> dict[str, str]:
@@ -158,13 +169,13 @@ def _wait_until_open(process: psutil.Process, port: int) -> None:
 
 def _wait(process: psutil.Process, condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline and process.is_running():
+    while time.monotonic() < deadline and process.status() != psutil.STATUS_ZOMBIE:
         try:
             if condition():
                 return
         except OSError:
             time.sleep(0.005)
-    raise RuntimeError(f"{' '.join(process.cmdline()[:4])} … did not start")
+    raise RuntimeError("A server did not start.")
 
 
 def _free_port() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..cancel import CancelToken
 from ..errors import ProviderError, ProviderReason
@@ -20,7 +20,7 @@ from ..messages import (
     Usage,
     UserMessage,
 )
-from ..providers.base import ModelDone, ModelRequest, ToolSpec
+from ..providers.base import ModelDone, ModelInfo, ModelRequest, ToolSpec
 from ..tools.registry import Tool, ToolContext, ToolError, ToolRegistry
 from ..wire import InvalidJson, loads
 from .context import fitted, repaired, without_images
@@ -164,6 +164,9 @@ class Turn:
         self._show(reply.finish())
         assert done is not None, "a provider ends every stream with ModelDone"
         self.record.usage += done.usage or Usage()
+        if done.tool_calls and not with_tools:
+            # It called tools that it was not offered: whatever it wrote is the answer.
+            return ModelDone("stop", (), done.usage)
         return done
 
     def _show(self, events: Iterator[TextDelta | ReasoningDelta]) -> None:
@@ -200,7 +203,7 @@ class Turn:
             system=system,
             messages=fitted(messages, system, info),
             tools=specs if with_tools else (),
-            params=merge_params(self._agent.params, self._input.params),
+            params=_within(info, merge_params(self._agent.params, self._input.params)),
             timeouts=candidate.timeouts,
         )
 
@@ -241,6 +244,13 @@ class Turn:
             turns=len(self._conversation),
             cancel=self._cancel,
         )
+
+
+def _within(info: ModelInfo, params: SamplingParams) -> SamplingParams:
+    """Parameters that the model does not refuse: it cannot write more than it can write."""
+    if params.max_tokens is None or info.max_output is None:
+        return params
+    return replace(params, max_tokens=min(params.max_tokens, info.max_output))
 
 
 def _spec(tool: Tool) -> ToolSpec:

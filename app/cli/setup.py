@@ -5,26 +5,33 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
 
-from ..config import Config, config_path, load_config
+from ..config import GatewayConfig, config_path, load_config
+from ..errors import GatewayError
+from ..runtime import check_agents
+from .address import base_url, bind_address
 
 _FIRST_CONFIG = """\
 // The OpenClaw gateway reads this file at start. All keys: docs/configuration.md.
 {{
   gateway: {{
-    auth: {{ mode: "token", token: "{token}" }},
+    auth: {{ {auth} }},
     http: {{ endpoints: {{ chatCompletions: {{ enabled: true }} }} }},
   }},
   agents: {{ list: [{{ id: "main", default: true }}] }},
 }}
 """
 
+# A secret from the environment is used, not copied: it would be one more place to keep it.
+_SECRETS = {"OPENCLAW_GATEWAY_TOKEN": "token", "OPENCLAW_GATEWAY_PASSWORD": "password"}
+
 _CURL = """\
-  curl -sS http://127.0.0.1:{port}/v1/chat/completions \\
-    -H 'Authorization: Bearer {token}' \\
+  curl -sS {url}/v1/chat/completions \\
+    -H "Authorization: Bearer {token}" \\
     -H 'Content-Type: application/json' \\
     -d '{{"model": "openclaw", "messages": [{{"role": "user", "content": "hi"}}]}}'"""
 
@@ -33,14 +40,16 @@ _CURL = """\
 def init() -> None:
     """Write a first configuration with a new token, unless there is one."""
     path = config_path(os.environ)
-    if path.exists():
+    url = base_url(GatewayConfig(), os.environ)
+    given = next((name for name in _SECRETS if os.environ.get(name, "").strip()), None)
+    token = secrets.token_urlsafe(32)
+    auth = f'mode: "{_SECRETS[given]}"' if given else f'mode: "token", token: "{token}"'
+    if not _write_private(path, _FIRST_CONFIG.format(auth=auth)):
         click.echo(f"Keeping {path}.")
         return
-    token = secrets.token_urlsafe(32)
-    _write_private(path, _FIRST_CONFIG.format(token=token))
-    port = load_config(None, os.environ).gateway.port
-    click.echo(f"Wrote {path}.\n\nYour token, shown this once: {token}\n\nOnce the gateway runs:\n")
-    click.echo(_CURL.format(port=os.environ.get("PORT") or port, token=token) + "\n")
+    told = f"It takes the secret from {given}." if given else f"Your token, shown this once: {token}"
+    click.echo(f"Wrote {path}.\n\n{told}\n\nOnce the gateway runs:\n")
+    click.echo(_CURL.format(url=url, token=f"${given}" if given else token) + "\n")
 
 
 @click.group()
@@ -54,7 +63,7 @@ def check() -> None:
     loaded = load_config(None, os.environ)
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
-    agents = ", ".join(agent.id for agent in loaded.agents.items)
+    agents = ", ".join(f"{agent.id} ({agent.model_ref})" for agent in check_agents(loaded, os.environ))
     click.echo(f"{loaded.path or 'No file, defaults'}: fine. Agents: {agents}.")
 
 
@@ -63,29 +72,38 @@ def gateway() -> None:
     """Serve the gateway with gunicorn, in the foreground."""
     loaded = load_config(None, os.environ)
     settings = _settings_file()
-    click.echo(f"Starting the gateway on http://{_bind(loaded)} …", err=True)
-    os.chdir(settings.parent)
-    bind = ["--bind", _bind(loaded)]
+    click.echo(f"Starting the gateway on {base_url(loaded.gateway, os.environ)} …", err=True)
+    # The working directory stays: relative paths in the environment and the configuration start there.
+    place = ["--bind", bind_address(loaded.gateway, os.environ), "--pythonpath", str(settings.parent)]
     os.execv(  # noqa: S606 - becoming gunicorn is the point
         sys.executable,
-        [sys.executable, "-m", "gunicorn", "-c", str(settings), *bind, "wsgi:app"],
+        [sys.executable, "-m", "gunicorn", "-c", str(settings), *place, "wsgi:app"],
     )  # fmt: skip
-
-
-def _bind(loaded: Config) -> str:
-    return f"{loaded.gateway.host}:{os.environ.get('PORT') or loaded.gateway.port}"
 
 
 def _settings_file() -> Path:
     """The gunicorn settings beside this package, in a checkout; elsewhere the host has its own."""
     path = Path(__file__).parents[2] / "gunicorn.conf.py"
     if not path.exists():
-        raise click.ClickException("gunicorn.conf.py is not here; start your own WSGI server instead.")
+        raise GatewayError("gunicorn.conf.py is not here; start your own WSGI server instead.")
     return path
 
 
-def _write_private(path: Path, text: str) -> None:
-    """Create the file for its owner only, never over another."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
+def _write_private(path: Path, text: str) -> bool:
+    """Create the file, whole, for its owner only; False if there is one already.
+
+    :raises GatewayError: it cannot be written.
+    """
+    try:
+        if path.exists():
+            return False
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file, ExitStack() as on_failure:
+            on_failure.callback(path.unlink)
+            file.write(text)
+            file.flush()
+            on_failure.pop_all()
+    except OSError as error:
+        raise GatewayError(f"{path} cannot be written: {error.strerror}.") from error
+    return True

@@ -24,7 +24,7 @@ class ToolSpec:
 class ModelInfo:
     """What a model can do.
 
-    ``small`` asks for the short system prompt: the model is local and slow to read.
+    ``max_output`` is the most tokens it writes in one answer. ``small`` asks for the short system prompt: the model is local and slow to read.
     ``prefill`` means that a trailing assistant turn is continued by the model.
     """
 
@@ -33,7 +33,6 @@ class ModelInfo:
     images: bool = False
     tools: bool = True
     prefill: bool = False
-    reasoning: bool = False
     small: bool = False
 
 

@@ -21,13 +21,14 @@ from ..wire import loads
 from .report import agent_report
 from .run import RunRequest
 
+_NO_LIMIT = 31_536_000.0  # a year in seconds: a thread can wait for it
 THINKING = ("off", "minimal", "low", "medium", "high", "xhigh")
 
 
 def parse_agent_request(body: JsonValue, agents: AgentRegistry) -> RunRequest:
     """The run that an ``openclaw agent`` call asks for.
 
-    :raises InvalidRequest, AgentNotFound: the first thing that is wrong.
+    :raises InvalidRequest: the first thing that is wrong.
     """
     if not isinstance(body, dict):
         raise InvalidRequest("The request body must be a JSON object.")
@@ -51,7 +52,11 @@ def parse_agent_request(body: JsonValue, agents: AgentRegistry) -> RunRequest:
 def _address(body: JsonObject, agents: AgentRegistry) -> tuple[str, str]:
     """The agent and the session key; a session's key names its agent."""
     named = _text(body, "agent")
-    agent_id = agents.get(named or agents.default_id, param="agent").id
+    agent_id = (named or agents.default_id).lower()
+    if agent_id not in agents:
+        raise InvalidRequest(
+            f'Unknown agent id "{named}". The agents are: {", ".join(agents.ids)}.', param="agent"
+        )
     if raw := _text(body, "sessionKey"):
         key = parse_explicit_key(raw, agents.ids)
         if key.agent_id and named and key.agent_id != agent_id:
@@ -80,9 +85,11 @@ def _seconds(body: JsonObject) -> float | None:
     value = body.get("timeout")
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 10**6:
-        raise InvalidRequest("The timeout must be a positive number of seconds.", param="timeout")
-    return float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _NO_LIMIT:
+        raise InvalidRequest(
+            "The timeout must be a positive number of seconds, or 0 for none.", param="timeout"
+        )
+    return float(value) or _NO_LIMIT
 
 
 def progress(event: RunEvent, run_id: str, store: Store) -> dict[str, Any] | None:

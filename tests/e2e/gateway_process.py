@@ -46,7 +46,7 @@ def gateway_config(provider_url: str, **sections: Any) -> dict[str, Any]:
         },
         "agents": {
             "defaults": {"model": "scripted/model"},
-            "list": [{"id": "main", "default": True}, {"id": "beta", "name": "Beta"}],
+            "list": [{"id": "main", "name": "Main", "default": True}, {"id": "beta", "name": "Beta"}],
         },
         "models": {"providers": {"scripted": {"baseUrl": provider_url, "apiKey": "sk-scripted"}}},
     }

@@ -25,7 +25,7 @@ def system_prompt(received: Received) -> str:
 
 
 def agent_of(provider: ScriptedProvider) -> str:
-    """Which agent made the last model call: an agent's prompt begins with its name."""
+    """Which agent made the last model call: an agent's prompt says its name first."""
     prompt = system_prompt(provider.requests[-1])
     return prompt.removeprefix("You are ").partition(",")[0].lower()
 

@@ -37,6 +37,7 @@ def choose_route(
 ) -> Route:
     """The agent by header, then by model, then the default; the session by header, user or fresh.
 
+    :param headers: names in lower case.
     :param fresh_id: names the session of a request that names none.
     :raises AgentNotFound: an agent is named that is not configured.
     :raises InvalidRequest: the session key is reserved, malformed or another agent's.

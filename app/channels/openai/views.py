@@ -123,7 +123,7 @@ class _Api:
     def _start(self, asked: ChatRequest, run_id: str) -> Run:
         settings = self._http.endpoints.chat_completions
         route = choose_route(
-            dict(request.headers.items()),
+            {name.lower(): value for name, value in request.headers.items()},
             asked.model,
             asked.user,
             self._runtime.agents,
