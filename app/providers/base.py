@@ -24,8 +24,9 @@ class ToolSpec:
 class ModelInfo:
     """What a model can do.
 
-    ``max_output`` is the most tokens it writes in one answer. ``small`` asks for the short system prompt: the model is local and slow to read.
-    ``prefill`` means that a trailing assistant turn is continued by the model.
+    ``max_output`` is the most tokens it writes in one answer. ``prefill`` means that it
+    continues a trailing assistant turn. ``small`` asks for the short system prompt: the
+    model is local and slow to read.
     """
 
     context_window: int = 200_000
