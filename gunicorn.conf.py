@@ -47,16 +47,18 @@ def on_reload(server):
 
 
 def post_worker_init(worker):
-    """End open streams properly before the worker goes: SIGTERM drains, then stops."""
+    """Close the gateway before the worker goes: SIGTERM lets runs end first, Ctrl-C does not."""
     stop = signal.getsignal(signal.SIGTERM)
 
-    def drain():
-        worker.wsgi.extensions["openclaw"].close(DRAIN_SECONDS)
+    def close(drain_seconds):
+        worker.wsgi.extensions["openclaw"].close(drain_seconds)
         stop(signal.SIGTERM, None)
 
-    def on_term(signum, frame):
+    def on_signal(signum, frame):
         # gevent may call this in its event loop, where nothing may wait, not even for a thread's start.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        gevent.spawn(drain)
+        signal.signal(signum, signal.SIG_IGN)
+        gevent.spawn(close, DRAIN_SECONDS if signum == signal.SIGTERM else 0)
 
-    signal.signal(signal.SIGTERM, on_term)
+    # A terminal sends SIGINT to all of us, and gunicorn's master then SIGQUIT to the worker.
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(signum, on_signal)

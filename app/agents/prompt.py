@@ -7,6 +7,7 @@ the caller's own system text comes last.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,8 @@ def _workspace_sections(workspace: Path, names: Iterable[str], limits: PromptLim
 
 def _file_text(workspace: Path, name: str, limit: int) -> str:
     """The file's text, its middle cut out when it is longer than ``limit`` characters."""
-    if limit <= 0:
+    # Most of these files do not exist, and reading safely costs far more than looking.
+    if limit <= 0 or not os.path.lexists(os.path.join(workspace, name)):  # noqa: PTH118 - ten times faster
         return ""
     try:
         data = read_inside(workspace, name, 4 * limit + 4)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from contextlib import closing
 from datetime import datetime
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..config import load_config
 from ..errors import GatewayError
@@ -29,15 +32,14 @@ def sessions() -> None:
 def list_sessions(agent_id: str | None, as_json: bool) -> None:
     """List sessions, newest first."""
     config = load_config(None, os.environ, require_auth=False)
-    store = open_store(config.state_dir, readonly=True)
-    try:
+    with closing(open_store(config.state_dir, readonly=True)) as store:
         rows = [session_json(session) for session in store.list_sessions(agent_id, 1_000, 0)]
-    finally:
-        store.close()
     if as_json:
         print(json.dumps({"sessions": rows}, ensure_ascii=False))
         return
-    Console().print(_table(rows) if rows else "No sessions yet.")
+    # A pipe has no width: there every session is one line, whatever its length.
+    console = Console(width=None if sys.stdout.isatty() else 10_000)
+    console.print(_table(rows) if rows else "No sessions yet.")
 
 
 @sessions.command()
@@ -46,11 +48,8 @@ def list_sessions(agent_id: str | None, as_json: bool) -> None:
 def show(key: str, as_json: bool) -> None:
     """Print the transcript of the session KEY."""
     config = load_config(None, os.environ, require_auth=False)
-    store = open_store(config.state_dir, readonly=True)
-    try:
+    with closing(open_store(config.state_dir, readonly=True)) as store:
         shown = transcript_json(key, store)
-    finally:
-        store.close()
     if as_json:
         print(json.dumps(shown, ensure_ascii=False))
         return
@@ -72,13 +71,10 @@ def _delete(key: str) -> bool:
     """Through the gateway, which owns the state while it runs; else directly."""
     config = load_config(None, os.environ, require_auth=False)
     try:
-        return bool(GatewayClient(config).call("DELETE", "/sessions", key)["deleted"])
+        return bool(GatewayClient(config).call("DELETE", "/sessions", key).get("deleted"))
     except GatewayDown:
-        store = open_store(config.state_dir)
-        try:
+        with closing(open_store(config.state_dir)) as store:
             return store.delete_session(key)
-        finally:
-            store.close()
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
@@ -87,7 +83,8 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         table.add_column(heading, overflow="fold")
     for row in rows:
         tokens = row["inputTokens"] + row["outputTokens"]
-        table.add_row(row["key"], str(row["messages"]), str(tokens), row["model"], _time(row["updatedAt"]))
+        cells = (row["key"], row["messages"], tokens, row["model"], _time(row["updatedAt"]))
+        table.add_row(*(Text(str(cell)) for cell in cells))  # Text: a key's brackets are no markup
     return table
 
 

@@ -112,7 +112,11 @@ class RunService:
                 raise GatewayBusy
             place = self._sessions.enter(request.session_key)
             self._live[run.id] = run
-        self._executor.spawn(f"run-{run.id}", lambda: self._execute(run, agent, place))
+        try:
+            self._executor.spawn(f"run-{run.id}", lambda: self._execute(run, agent, place))
+        except RuntimeError:  # the system has no more threads to give
+            self._forget(run, place)
+            raise GatewayBusy from None
         return run
 
     def cancel(self, run_id: str, reason: CancelReason) -> bool:
@@ -151,15 +155,18 @@ class RunService:
             _log.exception("run %s failed", run.id)
             ending = RunFailed(GatewayError("internal error"))
         ending = self._record_end(attempt, ending)
-        self._sessions.leave(run.request.session_key, place)
-        with self._lock:
-            del self._live[run.id]
-            self._idle.notify_all()
+        self._forget(run, place)
         _log.info(
             "run %s agent=%s session=%s %s in %.0f ms",
             run.id, agent.id, run.request.session_key, _outcome(ending), 1000 * (time.monotonic() - started),
         )  # fmt: skip
         run.stream.put(ending)
+
+    def _forget(self, run: Run, place: Place) -> None:
+        self._sessions.leave(run.request.session_key, place)
+        with self._lock:
+            del self._live[run.id]
+            self._idle.notify_all()
 
     def _take_turn(self, attempt: _Attempt, place: Place) -> None:
         run, token = attempt.run, attempt.run.token
@@ -229,6 +236,9 @@ class RunService:
         except GatewayError as error:
             _log.error("run %s could not be recorded: %s", attempt.run.id, error)
             return RunFailed(error) if isinstance(ending, RunCompleted) else ending
+        except Exception:
+            _log.exception("run %s could not be recorded", attempt.run.id)
+            return RunFailed(GatewayError("internal error"))
         return ending
 
 

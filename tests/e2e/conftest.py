@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from tests.e2e.gateway_process import GatewayProcess, free_port, gateway_config, wait_until
-from tests.e2e.http_client import send
+from tests.e2e.gateway_process import GatewayProcess, free_port, gateway_config
 from tests.scripted_provider import ScriptedProvider
+
+_ADDRESSES = itertools.count(2)
 
 StartGateway = Callable[..., GatewayProcess]
 
@@ -41,8 +43,11 @@ def start_gateway(provider_port: int, tmp_path_factory: pytest.TempPathFactory) 
         return gateway.start()
 
     yield start
-    for gateway in started:
-        gateway.stop()
+    running = [gateway for gateway in started if gateway.running]
+    for gateway in running:
+        gateway.terminate()
+    for gateway in running:
+        assert gateway.wait() == 0, gateway.log
 
 
 @pytest.fixture(scope="session")
@@ -92,13 +97,13 @@ def strict(start_gateway: StartGateway) -> GatewayProcess:
 
 
 @pytest.fixture(scope="session")
-def lockable_process(start_gateway: StartGateway) -> GatewayProcess:
+def lockable(start_gateway: StartGateway) -> GatewayProcess:
+    """A gateway that locks addresses of this machine out, too: for 1.5 s, after three wrong secrets."""
     limits = {"maxAttempts": 3, "lockoutMs": 1500, "exemptLoopback": False}
     return start_gateway(gateway={"auth": {"rateLimit": limits}})
 
 
 @pytest.fixture
-def lockable(lockable_process: GatewayProcess) -> Iterator[GatewayProcess]:
-    """A gateway that locks this machine out, too: for 1.5 s, after three wrong secrets."""
-    yield lockable_process
-    wait_until(lambda: send(lockable_process, method="GET", path="/v1/models").status == 200)
+def address() -> str:
+    """An address of this machine that no other test calls from."""
+    return f"127.0.0.{next(_ADDRESSES)}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -46,10 +45,10 @@ class Answer:
 
 
 class Connection:
-    """One connection to a gateway."""
+    """One connection to a gateway, from 127.0.0.1 or another address of this machine."""
 
-    def __init__(self, gateway: GatewayProcess, timeout: float = 20.0) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", gateway.port), timeout=timeout)
+    def __init__(self, gateway: GatewayProcess, source: str = "127.0.0.1") -> None:
+        self.socket = socket.create_connection(("127.0.0.1", gateway.port), 20, (source, 0))
         self._file = self.socket.makefile("rb")
 
     def send(self, data: bytes) -> Self:
@@ -82,6 +81,13 @@ class Connection:
         for line in self.lines():
             if line.startswith("data: "):
                 yield parse_data(line.removeprefix("data: "))
+
+    def read_to_end(self) -> bytes:
+        """Everything until the server closes the connection."""
+        try:
+            return self._file.read()
+        except ConnectionResetError:
+            return b""
 
     def at_end(self) -> bool:
         """True if the server has closed the connection and nothing is left."""
@@ -140,10 +146,10 @@ def request_bytes(
     return f"{method} {path} {version}\r\n{head}\r\n".encode() + data
 
 
-def send(gateway: GatewayProcess, body: Any = b"", **options: Any) -> Answer:
-    """One request on a connection of its own."""
+def send(gateway: GatewayProcess, body: Any = b"", *, source: str = "127.0.0.1", **options: Any) -> Answer:
+    """One request on a connection of its own; ``options`` are those of :func:`request_bytes`."""
     head_only = options.get("method") == "HEAD"
-    with Connection(gateway) as connection:
+    with Connection(gateway, source) as connection:
         return connection.send(request_bytes(body, **options)).read(head_only=head_only)
 
 
@@ -185,8 +191,3 @@ def stream_text(body: bytes) -> str:
     """The concatenated deltas of a finished stream."""
     chunks = [event for event in stream_events(body) if isinstance(event, dict) and event.get("choices")]
     return "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
-
-
-def seconds_since(start: float) -> float:
-    """Seconds since ``start`` on the monotonic clock."""
-    return time.monotonic() - start

@@ -109,7 +109,9 @@ def test_a_callback_registered_while_another_thread_cancels_runs_exactly_once() 
         token, calls = CancelToken(), []
         start = threading.Barrier(3)
 
-        def register(token: CancelToken = token, calls: list[int] = calls, start: threading.Barrier = start) -> None:
+        def register(
+            token: CancelToken = token, calls: list[int] = calls, start: threading.Barrier = start
+        ) -> None:
             start.wait(PATIENCE)
             token.on_cancel(lambda: calls.append(1))
 

@@ -211,9 +211,7 @@ def test_no_lane_is_left_and_no_two_runs_of_a_session_overlap(runs: list[tuple[s
         finally:
             lanes.leave(key, place)
 
-    threads = [
-        start(lambda k=key, t=token: run(k, t)) for (key, _), token in zip(runs, tokens, strict=True)
-    ]
+    threads = [start(lambda k=key, t=token: run(k, t)) for (key, _), token in zip(runs, tokens, strict=True)]
     for (_, cancelled), token in zip(runs, tokens, strict=True):
         if cancelled:
             token.cancel(CancelReason.DISCONNECT)
