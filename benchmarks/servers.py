@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -116,23 +115,17 @@ def _http_server(name: str, command: list[str], env: Mapping[str, str], port: in
 
 @contextmanager
 def _process(command: list[str], env: Mapping[str, str]) -> Iterator[psutil.Process]:
-    log = tempfile.TemporaryFile()  # closed below
-    process = psutil.Popen(
-        command,
-        cwd=ROOT,
-        env=_clean_environment() | dict(env),
-        stdout=subprocess.DEVNULL,
-        stderr=log,
-    )
-    try:
-        yield process
-    except RuntimeError as error:
-        log.seek(0)
-        error.add_note(log.read()[-2000:].decode(errors="replace"))
-        raise
-    finally:
-        _stop(process)
-        log.close()
+    env = _clean_environment() | dict(env)
+    with tempfile.TemporaryFile() as log:
+        process = psutil.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
+        try:
+            yield process
+        except RuntimeError as error:
+            log.seek(0)
+            error.add_note(log.read()[-2000:].decode(errors="replace"))
+            raise
+        finally:
+            _stop(process)
 
 
 def _stop(process: psutil.Process) -> None:

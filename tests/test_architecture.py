@@ -55,8 +55,8 @@ def run_at_import(node: ast.AST) -> Iterator[ast.AST]:
     """Everything below ``node`` but the bodies of functions."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-            for decorator in child.decorator_list:
-                yield from (decorator, *run_at_import(decorator))
+            for part in (*child.decorator_list, child.args):
+                yield from (part, *run_at_import(part))
         elif not isinstance(child, ast.Lambda):
             yield child
             yield from run_at_import(child)

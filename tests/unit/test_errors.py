@@ -39,7 +39,7 @@ WIRE = [
     (NotFound("x"), 404, "invalid_request_error", "not_found", {}),
     (AgentNotFound("a"), 404, "invalid_request_error", "model_not_found", {}),
     (EndpointDisabled("a.b"), 404, "invalid_request_error", "endpoint_disabled", {}),
-    (MethodNotAllowed(("GET", "PUT")), 405, "invalid_request_error", "method_not_allowed", {"Allow": "GET, PUT"}),
+    (MethodNotAllowed(("PUT",)), 405, "invalid_request_error", "method_not_allowed", {"Allow": "PUT"}),
     (GatewayBusy(), 503, "service_unavailable", "gateway_busy", {"Retry-After": "1"}),
     (GatewayDraining(), 503, "service_unavailable", "gateway_unavailable", {"Retry-After": "1"}),
     (SessionBusy(3), 429, "rate_limit_error", "session_busy", {"Retry-After": "1"}),
