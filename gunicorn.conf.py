@@ -24,7 +24,8 @@ keepalive = 5
 preload_app = False
 control_socket_disable = True
 
-DRAIN_SECONDS = 15.0
+# How long runs may go on after SIGTERM; below graceful_timeout, whose end is a SIGKILL.
+DRAIN_SECONDS = float(os.environ.get("OPENCLAW_DRAIN_SECONDS") or 15)
 
 
 def on_starting(server):

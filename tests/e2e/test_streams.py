@@ -346,13 +346,8 @@ def test_b27_a_shutdown_lets_runs_finish_and_ends_the_others_with_an_error(
     gate = threading.Event()
     provider.on("finish", Reply("one two", gate=gate, gate_at=1))
     provider.on("hang", Reply("one two", hang_after=1))
-    gateway = start_gateway()
-    with (
-        Connection(gateway) as idle,
-        open_stream(gateway, "finish") as finishing,
-        open_stream(gateway, "hang") as hanging,
-    ):
-        assert idle.send(request_bytes(method="GET", path="/healthz")).read().status == 200
+    gateway = start_gateway(env={"OPENCLAW_DRAIN_SECONDS": "4"})
+    with open_stream(gateway, "finish") as finishing, open_stream(gateway, "hang") as hanging:
         assert provider.wait_for_requests(2)
         gateway.terminate()
         wait_until(lambda: send(gateway, method="GET", path="/readyz").status == 503)
@@ -363,7 +358,7 @@ def test_b27_a_shutdown_lets_runs_finish_and_ends_the_others_with_an_error(
         gate.set()
         assert ending(list(finishing.events())) == "stop"
         assert ending(list(hanging.events())) == "gateway_unavailable"
-        assert gateway.wait() == 0
+    assert gateway.wait() == 0
     assert provider.wait_for_disconnect(2)
 
 
