@@ -28,7 +28,7 @@ from .servers import ROOT, Server
 Numbers = dict[str, float]
 
 _CLIENTS = (1, 32, 256)
-_ROUNDS = 5
+_ROUNDS = 3
 _RATE = 20  # chunks a second on each stream
 
 
@@ -51,7 +51,7 @@ class Plan:
 
 
 FULL = Plan(seconds=3, streams=(1, 100, 1000), stream_seconds=4, many=20_000, soak=5_000)
-QUICK = Plan(seconds=0.5, streams=(1, 100, 300), stream_seconds=0.8, many=1_000, soak=500)
+QUICK = Plan(seconds=0.4, streams=(1, 50, 200), stream_seconds=0.7, many=1_000, soak=500)
 
 
 class Report:
@@ -120,7 +120,7 @@ class Bench:
         self._report.section()
 
     def _streams(self, targets: Sequence[Server], count: int) -> None:
-        opening = 1.2 * count / ARRIVALS
+        opening = 2 * count / ARRIVALS
         chunks = int((self._plan.stream_seconds + opening) * _RATE)
         wish = _wish(chunks, 1 / _RATE)
         results = [_load(server, "streams", count, wish) for server in targets]

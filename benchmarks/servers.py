@@ -21,7 +21,7 @@ from app.sessions.records import NewEntry, RunEnd, RunStart
 from app.sessions.sql import open_store
 
 ROOT = Path(__file__).parents[1]
-TOKEN = "bench"
+TOKEN = "token-of-the-benchmark"
 _START_SECONDS = 20.0
 
 
@@ -92,7 +92,7 @@ def store_sessions(state: Path, count: int) -> None:
 def _config(upstream: Server) -> dict[str, object]:
     bench = {
         "baseUrl": f"http://127.0.0.1:{upstream.port}/v1",
-        "apiKey": "bench-key",
+        "apiKey": "key-of-the-benchmark",
         "models": [{"id": "bench"}],
     }
     return {
