@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 from .agents.models import Candidate, merge_params, resolve_candidate
 from .agents.prompt import PromptLimits
 from .agents.registry import Agent, AgentRegistry
-from .config import AgentConfig, Config, ModelParams, ModelSelection, ProviderConfig
+from .config import AgentConfig, Compat, Config, ModelParams, ModelSelection, ProviderConfig
 from .errors import ConfigError
 from .log import get_logger
 from .messages import SamplingParams
+from .providers.anthropic import AnthropicMessages
 from .providers.base import CallTimeouts, ModelInfo, Provider
 from .providers.embedded import BUILT_IN, EmbeddedProvider
 from .providers.known import KNOWN, KnownProvider
@@ -32,6 +33,10 @@ from .tools.status import SESSION_STATUS
 
 _log = get_logger("runtime")
 
+_OPENAI: Literal["openai-completions"] = "openai-completions"
+_ANTHROPIC: Literal["anthropic-messages"] = "anthropic-messages"
+# How late a silent stream notices that its client has left, at most twice this many seconds.
+_TICK = 0.4
 _EMBEDDED: Literal["embedded"] = "embedded"
 
 
@@ -106,6 +111,7 @@ def build_runtime(
         executor=executor,
         limits=RunLimits(defaults.max_concurrent, defaults.max_pending, defaults.max_pending_per_session),
         prompt_limits=PromptLimits(defaults.bootstrap_max_chars, defaults.bootstrap_total_max_chars),
+        tick=min(_TICK, config.gateway.http.keep_alive_seconds),
         new_id=lambda: str(uuid.uuid4()),
         clock=lambda: int(time.time() * 1000),
     )
@@ -136,8 +142,8 @@ def _build_providers(config: Config, env: Mapping[str, str], executor: Executor)
     vendors = {vendor.id: vendor for vendor in KNOWN}
     built: dict[str, Provider] = {}
     for vendor in KNOWN:
-        if key := _key_from(env, vendor):
-            built[vendor.id] = _vendor(vendor, key, http)
+        if _key_from(env, vendor):
+            built[vendor.id] = _configured(vendor.id, ProviderConfig(), vendor, env, http)
     for provider_id, settings in config.models.providers.items():
         if settings.api != _EMBEDDED:
             built[provider_id] = _configured(provider_id, settings, vendors.get(provider_id), env, http)
@@ -157,17 +163,6 @@ def _discard(_: object) -> None:
     return None
 
 
-def _vendor(vendor: KnownProvider, key: str, http: HttpClient) -> Provider:
-    return OpenAICompletions(
-        vendor.id,
-        base_url=vendor.base_url,
-        api_key=key,
-        default=ModelInfo(images=True),
-        switches=vendor.switches,
-        http=http,
-    )
-
-
 def _configured(
     provider_id: str,
     settings: ProviderConfig,
@@ -175,48 +170,76 @@ def _configured(
     env: Mapping[str, str],
     http: HttpClient,
 ) -> Provider:
-    base_url = settings.base_url or (vendor.base_url if vendor else None)
+    """A provider as ``settings`` say; what they leave open is as the known ``vendor`` has it.
+
+    Its address and switches are those of the vendor's own API and of no other.
+
+    :raises ConfigError: nothing says where the provider is.
+    """
+    api = settings.api or (vendor.api if vendor else _OPENAI)
+    known = vendor if vendor and vendor.api == api else None
+    base_url = settings.base_url or (known.base_url if known else None)
     if base_url is None:
         raise ConfigError(f"models.providers.{provider_id}.baseUrl is required.")
-    key = (
-        settings.api_key.get_secret_value()
-        if settings.api_key
-        else (_key_from(env, vendor) if vendor else None)
-    )
-    compat = settings.compat
-    switches = vendor.switches if vendor else WireSwitches()
-    return OpenAICompletions(
-        provider_id,
-        base_url=base_url,
-        api_key=key if settings.auth_header else None,
-        headers={name: value.get_secret_value() for name, value in settings.headers.items()},
-        models={
-            model.id: ModelInfo(
+    default = _model_info(settings.compat, api, images=known is not None)
+    options: _Options = {
+        "base_url": base_url,
+        "api_key": _key(settings, vendor, env) if settings.auth_header else None,
+        "http": http,
+        "headers": {name: value.get_secret_value() for name, value in settings.headers.items()},
+        "models": {
+            model.id: replace(
+                default,
                 context_window=model.context_window,
                 max_output=model.max_tokens,
                 images="image" in model.input,
-                tools=compat.supports_tools is not False,
-                prefill=bool(compat.supports_prefill),
             )
             for model in settings.models
         },
-        default=ModelInfo(
-            images=vendor is not None,
-            tools=compat.supports_tools is not False,
-            prefill=bool(compat.supports_prefill),
-        ),
-        switches=WireSwitches(
-            max_tokens_field=compat.max_tokens_field or switches.max_tokens_field,
-            stream_usage=_either(compat.supports_usage_in_streaming, switches.stream_usage),
-            developer_role=_either(compat.supports_developer_role, switches.developer_role),
-            store=_either(compat.supports_store, switches.store),
-        ),
-        http=http,
+        "default": default,
+    }
+    if api == _ANTHROPIC:
+        return AnthropicMessages(provider_id, **options)
+    switches = _switches(settings.compat, known.switches if known else WireSwitches())
+    return OpenAICompletions(provider_id, **options, switches=switches)
+
+
+class _Options(TypedDict):
+    """What all providers are made of that are reached over HTTP."""
+
+    base_url: str
+    api_key: str | None
+    http: HttpClient
+    headers: Mapping[str, str]
+    models: Mapping[str, ModelInfo]
+    default: ModelInfo
+
+
+def _model_info(compat: Compat, api: str, *, images: bool) -> ModelInfo:
+    return ModelInfo(
+        images=images,
+        tools=_either(compat.supports_tools, True),
+        prefill=_either(compat.supports_prefill, api == _ANTHROPIC),
+    )
+
+
+def _switches(compat: Compat, default: WireSwitches) -> WireSwitches:
+    return WireSwitches(
+        max_tokens_field=compat.max_tokens_field or default.max_tokens_field,
+        stream_usage=_either(compat.supports_usage_in_streaming, default.stream_usage),
+        developer_role=_either(compat.supports_developer_role, default.developer_role),
+        store=_either(compat.supports_store, default.store),
     )
 
 
 def _either(stated: bool | None, default: bool) -> bool:
     return default if stated is None else stated
+
+
+def _key(settings: ProviderConfig, vendor: KnownProvider | None, env: Mapping[str, str]) -> str | None:
+    if settings.api_key:
+        return settings.api_key.get_secret_value()
+    return _key_from(env, vendor) if vendor else None
 
 
 def _key_from(env: Mapping[str, str], vendor: KnownProvider) -> str | None:

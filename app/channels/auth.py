@@ -68,11 +68,13 @@ class Guard:
         """Without a secret, being on this machine is what lets a request in.
 
         :raises Unauthorized: it comes from elsewhere and the operator did not allow that, or
-            a browser sent it for a page that is not of this machine.
+            a browser sent it for a page that is not of this machine. Such a page may name its
+            own host and have the name lead here, so the name counts as well as the address.
         """
-        local = _is_direct_loopback(environ)
+        host = environ.get("HTTP_HOST", "localhost")
+        local = _is_direct_loopback(environ) and _is_loopback_url(f"//{host}")
         origin = environ.get("HTTP_ORIGIN")
-        foreign = origin is not None and not (local and _is_loopback_origin(str(origin)))
+        foreign = origin is not None and not (local and _is_loopback_url(str(origin)))
         if foreign or not (local or self._anybody):
             raise Unauthorized
 
@@ -164,8 +166,8 @@ def _is_direct_loopback(environ: Environ) -> bool:
     return peer is not None and peer.is_loopback and not is_forwarded(environ)
 
 
-def _is_loopback_origin(origin: str) -> bool:
+def _is_loopback_url(url: str) -> bool:
     try:
-        return urlsplit(origin).hostname in ("localhost", "127.0.0.1", "::1")
+        return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
     except ValueError:
         return False

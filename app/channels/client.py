@@ -71,12 +71,19 @@ def client_address(environ: Environ, trusted: Iterable[Network]) -> Address | No
     if peer is None or not _within(peer, networks):
         return peer
     for hop in reversed(str(environ.get("HTTP_X_FORWARDED_FOR", "")).split(",")):
-        address = _parse(hop.strip())
+        address = _parse(_without_port(hop.strip()))
         if address is None:
             break
         if not _within(address, networks):
             return address
     return peer
+
+
+def _without_port(hop: str) -> str:
+    """Some proxies add it: ``192.0.2.7:5678``, ``[2001:db8::7]:5678``."""
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    return hop.partition(":")[0] if hop.count(":") == 1 else hop
 
 
 def _within(address: Address, networks: Iterable[Network]) -> bool:

@@ -7,7 +7,7 @@ events, one JSON object each: ``start``, ``text``, ``tool`` and, last, ``end``.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -20,9 +20,7 @@ from ..runtime import Runtime
 from ..wire import dumps
 from .auth import Guard
 from .client import ClientWatch
-from .http import json_response, read_json, render_errors
-
-_TICK = 0.5
+from .http import event_stream, json_response, read_json, render_errors
 
 
 def create_blueprint(runtime: Runtime, guard: Guard) -> Blueprint:
@@ -37,7 +35,7 @@ def create_blueprint(runtime: Runtime, guard: Guard) -> Blueprint:
         body = read_json(http.max_body_bytes, http.body_timeout_seconds)
         run = runtime.runs.start(parse_agent_request(body, runtime.agents))
         events = _stream(runtime, run, ClientWatch(request.environ), http.keep_alive_seconds)
-        return Response(events, mimetype="text/event-stream", headers={"Cache-Control": "no-cache"})
+        return event_stream(events, {"Cache-Control": "no-cache"})
 
     @blueprint.get("/sessions")
     def sessions() -> Response:
@@ -55,13 +53,13 @@ def create_blueprint(runtime: Runtime, guard: Guard) -> Blueprint:
     return blueprint
 
 
-def _stream(runtime: Runtime, run: Run, client: ClientWatch, keep_alive: float) -> Iterator[bytes]:
+def _stream(runtime: Runtime, run: Run, client: ClientWatch, keep_alive: float) -> Generator[bytes]:
     """The run's events; a client that leaves cancels the run."""
     try:
         yield _event({"type": "start", "runId": run.id})
         last_sign = time.monotonic()
         while True:
-            events = run.stream.get(_TICK)
+            events = run.stream.get()
             shown = [progress(event, run.id, runtime.store) for event in events]
             if data := b"".join(_event(event) for event in shown if event):
                 yield data

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from itertools import chain
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -32,6 +33,17 @@ def json_response(body: bytes, status: int = 200, headers: Mapping[str, str] | N
     return response
 
 
+def event_stream(events: Generator[bytes], headers: Mapping[str, str] | None = None) -> Response:
+    """Server-sent events. They have begun when this returns: whoever drops the response closes them.
+
+    A generator that nobody has started would not notice, and its run would go on for nobody.
+    """
+    begun = chain((next(events),), events)
+    response = Response(begun, mimetype="text/event-stream", headers=dict(headers or {}))
+    response.call_on_close(events.close)
+    return response
+
+
 def error_response(error: GatewayError) -> Response:
     """An error before the first byte, in OpenAI's shape."""
     return json_response(dumps(error_body(error)), error.status, error.headers)
@@ -44,7 +56,7 @@ def render_errors(blueprint: Blueprint) -> None:
         if isinstance(error, GatewayError):
             return error_response(error)
         if isinstance(error, HTTPException):
-            return error_response(_from_http(error))
+            return error_response(error_from_http(error))
         _log.error("%s %s failed", request.method, request.path, exc_info=error)
         return error_response(GatewayError("internal error"))
 
@@ -93,13 +105,13 @@ def read_json(limit: int, timeout: float) -> JsonValue:
 
 def _read_body(limit: int, timeout: float) -> bytes:
     """Reads up to ``limit`` itself: WSGI servers cut a chunked body at a limit in silence."""
-    length = request.environ.get("CONTENT_LENGTH")
-    if length and str(length).isdigit() and int(length) > limit:
+    length = _content_length()
+    if length is None and "chunked" not in str(request.environ.get("HTTP_TRANSFER_ENCODING", "")).lower():
+        return b""
+    if length is not None and length > limit:
         raise _too_large(limit)
     stream: Any = request.environ["wsgi.input"]
-    remaining = int(length) if length and str(length).isdigit() else limit + 1
-    if not length and "chunked" not in str(request.environ.get("HTTP_TRANSFER_ENCODING", "")).lower():
-        return b""
+    remaining = limit + 1 if length is None else length
     pieces: list[bytes] = []
     with _Deadline(timeout) as deadline:
         while remaining > 0:
@@ -108,7 +120,7 @@ def _read_body(limit: int, timeout: float) -> bytes:
                 piece = stream.read(min(_PIECE, remaining))
             except TimeoutError:
                 raise BodyTimeout("The request body did not arrive in time.") from None
-            except OSError:
+            except Exception:  # every server has its own for a body that is cut off or badly chunked
                 raise InvalidRequest("The request body is incomplete or malformed.") from None
             if not piece:
                 break
@@ -117,9 +129,18 @@ def _read_body(limit: int, timeout: float) -> bytes:
     body = b"".join(pieces)
     if len(body) > limit:
         raise _too_large(limit)
-    if length and len(body) < int(length):
+    if length is not None and len(body) < length:
         raise InvalidRequest("The request body is shorter than its Content-Length.")
     return body
+
+
+def _content_length() -> int | None:
+    text = str(request.environ.get("CONTENT_LENGTH") or "")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 20):  # some servers pass on anything
+        raise InvalidRequest("The Content-Length is not a number of bytes.")
+    return int(text)
 
 
 class _Deadline:
@@ -149,9 +170,15 @@ def _too_large(limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"The request body is larger than {limit} bytes.", code="payload_too_large")
 
 
-def _from_http(error: HTTPException) -> GatewayError:
-    if error.code == 404:
+def error_from_http(error: HTTPException) -> GatewayError:
+    """What the framework refused, as an error of ours."""
+    code = error.code or 500
+    if code == 404:
         return NotFound("Nothing is served at this path.")
+    if code == 405 and (allowed := getattr(error, "valid_methods", None)):
+        return MethodNotAllowed(tuple(sorted(allowed)))
+    if code >= 500:
+        return GatewayError("internal error")
     shown = InvalidRequest(error.description or error.name)
-    shown.status = error.code or 400
+    shown.status = code
     return shown

@@ -111,7 +111,7 @@ def _in_process(config: Config, body: Event) -> Events:
         try:
             yield {"type": "start", "runId": run.id}
             while True:
-                events = run.stream.get(1.0)
+                events = run.stream.get()
                 yield from filter(None, (progress(event, run.id, runtime.store) for event in events))
                 if events and isinstance(events[-1], TERMINAL):
                     return

@@ -9,6 +9,7 @@ number may already belong to somebody else when the cancellation comes.
 
 from __future__ import annotations
 
+import http.client
 import os
 import socket
 import ssl
@@ -18,9 +19,10 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from contextvars import ContextVar
 from http.client import HTTPException
+from io import BufferedReader
 from ipaddress import ip_address
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -42,6 +44,7 @@ from ..errors import ProviderError, ProviderReason
 from .base import CallTimeouts
 
 _READ_SIZE = 64 * 1024
+_BUFFER = 1024
 _END_SECONDS = 5.0
 _DRAIN_SECONDS = 0.2
 _DRAIN_BYTES = 16 * 1024
@@ -335,9 +338,19 @@ class _Exchange:
 _current: ContextVar[_Exchange] = ContextVar("exchange")
 
 
+class _Response(http.client.HTTPResponse):
+    """A response that buffers little: deltas are small, and a thousand may be open."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp.close()
+        self.fp = cast(BufferedReader, sock.makefile("rb", _BUFFER))
+
+
 class _Connection(HTTPConnection):
     """Tells the exchange under way which socket it uses."""
 
+    response_class = _Response
     exchange: _Exchange | None = None
 
     def _new_conn(self) -> socket.socket:

@@ -10,7 +10,7 @@ import uuid
 from typing import Any
 
 from ..agents.registry import AgentRegistry
-from ..errors import InvalidRequest, NotFound, RunAborted
+from ..errors import InvalidRequest, NotFound, RunAborted, StoreError
 from ..events import RunCancelled, RunCompleted, RunEvent, RunFailed, TerminalEvent, TextDelta, ToolStarted
 from ..messages import JsonObject, JsonValue, SamplingParams, UserMessage
 from ..sessions.entries import encode
@@ -105,7 +105,10 @@ def progress(event: RunEvent, run_id: str, store: Store) -> dict[str, Any] | Non
 
 def outcome(event: TerminalEvent, run_id: str, store: Store) -> dict[str, Any]:
     """How a run ended, in the shape of ``openclaw agent --json``."""
-    record = store.get_run(run_id)
+    try:
+        record = store.get_run(run_id)
+    except StoreError:  # who asked gets the answer even if its record cannot be read
+        record = None
     text = event.text if isinstance(event, RunCompleted) else ""
     result = agent_report(record, text) if record else {"payloads": [], "meta": {}}
     if isinstance(event, RunCompleted):

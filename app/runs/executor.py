@@ -12,14 +12,22 @@ import threading
 import time
 from collections.abc import Callable
 
+from ..log import get_logger
+
+_CROWD = 1_000
+
+_log = get_logger("run")
+
 
 class Executor:
     """Starts named threads and fires deadlines. Any thread may call any method."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards the heap, _closed and _timer
+        # Guards the heap, _closed and _timer; reentrant for the condition's sake, as in RunService.
+        self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._deadlines: list[tuple[float, int, Deadline]] = []
+        self._crowd = _CROWD
         self._order = itertools.count()
         self._timer: threading.Thread | None = None
         self._closed = False
@@ -59,7 +67,10 @@ class Executor:
 
     def _watch(self) -> None:
         while (deadline := self._next_due()) is not None:
-            deadline.fire()
+            try:
+                deadline.fire()
+            except Exception:  # a tool's cancel callback, perhaps; the other deadlines still hold
+                _log.exception("a deadline's action failed")
 
     def _next_due(self) -> Deadline | None:
         with self._lock:
@@ -72,6 +83,10 @@ class Executor:
             return None
 
     def _forget_cleared(self) -> None:
+        if len(self._deadlines) > self._crowd:  # many short runs are waiting behind a long one
+            self._deadlines = [entry for entry in self._deadlines if not entry[2].cleared]
+            heapq.heapify(self._deadlines)
+            self._crowd = max(_CROWD, 2 * len(self._deadlines))
         while self._deadlines and self._deadlines[0][2].cleared:
             heapq.heappop(self._deadlines)
 

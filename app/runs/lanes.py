@@ -95,9 +95,10 @@ class SessionLanes:
         :raises SessionBusy: too many runs wait for this session already.
         """
         with self._lock:
-            lane = self._lanes.setdefault(key, Lane(1))
+            lane = self._lanes.get(key, Lane(1))
             if len(lane) >= self._limit:
                 raise SessionBusy(self._limit)
+            self._lanes[key] = lane
             return lane.enter()
 
     def leave(self, key: str, place: Place) -> None:

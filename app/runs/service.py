@@ -66,21 +66,29 @@ class RunService:
         executor: Executor,
         limits: RunLimits,
         prompt_limits: PromptLimits,
+        tick: float,
         new_id: Callable[[], str],
         clock: Callable[[], int],
     ) -> None:
-        """:param new_id: makes session ids. :param clock: unix time in milliseconds."""
+        """:param tick: seconds after which the reader of a silent stream is woken.
+        :param new_id: makes session ids.
+        :param clock: unix time in milliseconds.
+        """
         self._agents = agents
         self._tools = tools
         self._store = store
         self._executor = executor
         self._limits = limits
         self._prompt_limits = prompt_limits
+        self._tick = tick
+        self._ticking = False
         self._new_id = new_id
         self._clock = clock
         self._sessions = SessionLanes(limits.per_session)
         self._global = Lane(limits.concurrent)
-        self._lock = threading.Lock()  # guards _live and _draining
+        # Reentrant: a condition on a plain lock finds out whether it is held by trying to take it,
+        # and under gevent every such try is a trip through the event loop.
+        self._lock = threading.RLock()  # guards _live, _draining and _ticking
         self._idle = threading.Condition(self._lock)
         self._live: dict[str, Run] = {}
         self._draining = False
@@ -113,6 +121,7 @@ class RunService:
             place = self._sessions.enter(request.session_key)
             self._live[run.id] = run
         try:
+            self._keep_ticking()
             self._executor.spawn(f"run-{run.id}", lambda: self._execute(run, agent, place))
         except RuntimeError:  # the system has no more threads to give
             self._forget(run, place)
@@ -139,6 +148,21 @@ class RunService:
             if not self._idle.wait_for(lambda: not self._live, 5):
                 _log.error("%d runs did not stop in time", len(self._live))
 
+    def _keep_ticking(self) -> None:
+        """Nudge all readers again and again, as long as there are runs."""
+        with self._lock:
+            if not self._ticking and self._live:
+                self._executor.after(self._tick, self._nudge)
+                self._ticking = True
+
+    def _nudge(self) -> None:
+        with self._lock:
+            runs = list(self._live.values())
+            self._ticking = False
+        self._keep_ticking()
+        for run in runs:
+            run.stream.nudge()
+
     def _execute(self, run: Run, agent: Agent, place: Place) -> None:
         """The body of a run's thread. Never raises; ends with the terminal event."""
         started = time.monotonic()
@@ -151,7 +175,7 @@ class RunService:
             ending = attempt.cancelled(cancelled.reason)
         except GatewayError as error:
             ending = RunFailed(error)
-        except Exception:
+        except BaseException:  # whatever a tool raises, SystemExit too, its run ends and frees its places
             _log.exception("run %s failed", run.id)
             ending = RunFailed(GatewayError("internal error"))
         ending = self._record_end(attempt, ending)

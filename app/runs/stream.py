@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 
 from ..events import TERMINAL, RunEvent
 
@@ -23,10 +22,11 @@ class RunStream:
         self._lock = threading.Lock()  # guards everything below
         self._readable = threading.Event()
         self._writable = threading.Event()
-        self._events: deque[RunEvent] = deque()
+        self._events: list[RunEvent] = []
         self._limit = limit
         self._open = True
         self._ended = False
+        self._quiet = False  # nothing was put since the last nudge; a race here costs one nudge
 
     def put(self, event: RunEvent) -> None:
         """Hand over an event; the run thread calls this. Blocks while the stream is full."""
@@ -37,15 +37,23 @@ class RunStream:
             if self._ended or not (self._open or terminal):
                 return
             self._ended = terminal
+            self._quiet = False
             self._events.append(event)
             self._readable.set()
 
-    def get(self, timeout: float) -> list[RunEvent]:
-        """All events that are waiting, at least one; empty after ``timeout`` seconds.
+    def get(self, timeout: float | None = None) -> list[RunEvent]:
+        """All events that are waiting, at least one; empty after ``timeout`` seconds or a nudge.
 
-        After the list that ends with a terminal event nothing more comes.
+        After the list that ends with a terminal event nothing more comes. Without a time-out
+        this relies on nudges: a timer for each event would cost more than the event.
         """
         return self._take() or (self._take() if self._readable.wait(timeout) else [])
+
+    def nudge(self) -> None:
+        """Wake the reader, with nothing, if nothing has come since the last nudge."""
+        if self._quiet:
+            self._readable.set()
+        self._quiet = True
 
     def close(self) -> None:
         """Take no more progress events: the reader has left or the run is being cancelled."""
@@ -65,8 +73,7 @@ class RunStream:
 
     def _take(self) -> list[RunEvent]:
         with self._lock:
-            events = list(self._events)
-            self._events.clear()
+            events, self._events = self._events, []
             if not events:
                 self._readable.clear()
             elif len(events) >= self._limit:

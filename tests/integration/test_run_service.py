@@ -847,7 +847,7 @@ def test_a_draining_gateway_admits_nobody_and_waits_for_those_inside(
     model.script(Reply("in time", gate=gate))
     run = ask(runtime, "hi")
     assert model.wait_for_requests(1)
-    drain = threading.Thread(target=runtime.runs.drain, args=(PATIENCE,))
+    drain = threading.Thread(target=runtime.runs.drain, args=(PATIENCE,), daemon=True)
     drain.start()
     wait_until(lambda: runtime.runs.draining)
 
@@ -906,6 +906,7 @@ def service(runtime: Runtime, store: Store, executor: Executor) -> RunService:
         executor=executor,
         limits=RunLimits(1, 1, 1),
         prompt_limits=runtime.runs._prompt_limits,
+        tick=0.1,
         new_id=lambda: f"s{next(numbers)}",
         clock=lambda: 2_000,
     )

@@ -35,6 +35,8 @@ _IMAGE_MAGIC = {
 }
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 _SAFE_INTEGER = 2**53 - 1
+_LONGEST_MODEL = 256
+_DEEPEST_SCHEMA = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def parse_chat_request(body: JsonValue) -> ChatRequest:
     system, messages = _conversation(body)
     stream = _boolean(body, "stream")
     return ChatRequest(
-        model=_string(body, "model") or "openclaw",
+        model=_model(body),
         messages=messages,
         system=system,
         params=_sampling(body),
@@ -75,6 +77,13 @@ def parse_chat_request(body: JsonValue) -> ChatRequest:
         include_usage=_include_usage(body),
         user=(_string(body, "user") or "").strip() or None,
     )
+
+
+def _model(body: JsonObject) -> str:
+    model = _string(body, "model") or "openclaw"
+    if len(model) > _LONGEST_MODEL:  # every chunk of the answer repeats it
+        raise _invalid("model", f"is longer than {_LONGEST_MODEL} characters")
+    return model
 
 
 def _refuse_unserved(body: JsonObject) -> None:
@@ -147,7 +156,16 @@ def _response_format(value: JsonValue) -> JsonObject | None:
         raise _invalid("response_format.type", "must be text, json_object or json_schema")
     if kind == "json_schema" and not isinstance(value.get("json_schema"), dict):
         raise _invalid("response_format.json_schema", "must be an object")
+    if _is_deeper(value, _DEEPEST_SCHEMA):  # JSON that can be read but not be written again
+        raise _invalid("response_format", "is nested too deeply")
     return None if kind == "text" else value
+
+
+def _is_deeper(value: JsonValue, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    items = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(item, levels - 1) for item in items)
 
 
 # --- the conversation ---
@@ -300,7 +318,7 @@ def _image(value: JsonValue, where: str) -> ImagePart:
 
 
 def _checked_base64(data: str, mime: str, where: str) -> str:
-    if len(data) * 3 // 4 > MAX_IMAGE_BYTES:
+    if len(data) // 4 * 3 - data.endswith("=") - data.endswith("==") > MAX_IMAGE_BYTES:
         raise _invalid(f"{where}.url", f"is larger than {MAX_IMAGE_BYTES // 2**20} MiB")
     try:
         image = base64.b64decode(data, validate=True)

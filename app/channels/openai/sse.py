@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 from ...cancel import CancelReason
 from ...errors import GatewayError, RunAborted
@@ -12,10 +12,8 @@ from ...runs.run import Run
 from ..client import ClientWatch
 from .chunks import DONE, KEEP_ALIVE, Completion, error_event
 
-TICK = 0.5
 
-
-def stream_run(run: Run, completion: Completion, client: ClientWatch, keep_alive: float) -> Iterator[bytes]:
+def stream_run(run: Run, completion: Completion, client: ClientWatch, keep_alive: float) -> Generator[bytes]:
     """The run as server-sent events, always ending in ``[DONE]``.
 
     The first chunk comes before anything has happened: it sends the headers. A client that
@@ -25,7 +23,7 @@ def stream_run(run: Run, completion: Completion, client: ClientWatch, keep_alive
         yield completion.role()
         last_sign = time.monotonic()
         while True:
-            events = run.stream.get(min(TICK, keep_alive))
+            events = run.stream.get()
             if data := _encode(events, completion):
                 yield data
                 last_sign = time.monotonic()
@@ -44,7 +42,7 @@ def await_run(run: Run, client: ClientWatch) -> TerminalEvent:
     """The run's terminal event. A client that leaves cancels the run."""
     try:
         while True:
-            for event in run.stream.get(TICK / 2):
+            for event in run.stream.get():
                 if isinstance(event, TERMINAL):
                     return event
             if client.gone():

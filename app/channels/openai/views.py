@@ -19,6 +19,7 @@ from ..client import ClientWatch
 from ..http import (
     ALL_METHODS,
     error_response,
+    event_stream,
     json_response,
     read_json,
     render_errors,
@@ -93,7 +94,7 @@ class _Api:
         headers = {"x-request-id": run.id}
         if asked.stream:
             events = stream_run(run, completion, client, self._http.keep_alive_seconds)
-            return Response(events, mimetype="text/event-stream", headers=headers | _STREAM_HEADERS)
+            return event_stream(events, headers | _STREAM_HEADERS)
         event = await_run(run, client)
         if isinstance(event, RunCompleted):
             return json_response(
