@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
-from .channels.http import error_response
+from .channels.http import error_from_http, error_response
 from .config import Config, load_config
-from .errors import GatewayError, InvalidRequest, NotFound
 from .extension import ConfigSource, Gateway
 from .log import configure_logging, get_logger
 from .runtime import secrets_of
@@ -46,8 +45,4 @@ def create_app(
 
 
 def _render(error: HTTPException) -> Response:
-    if error.code == 404:
-        return error_response(NotFound("Nothing is served at this path."))
-    shown: GatewayError = InvalidRequest(error.description or error.name)
-    shown.status = error.code or 500
-    return error_response(shown)
+    return error_response(error_from_http(error))

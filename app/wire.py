@@ -8,6 +8,7 @@ become U+FFFD, so that every string inside the gateway can be encoded.
 from __future__ import annotations
 
 import json
+from math import isinf
 from typing import Any, NoReturn
 
 import orjson
@@ -54,7 +55,9 @@ def clean(text: str) -> str:
 def _loads_leniently(data: bytes) -> JsonValue:
     try:
         text = data.decode()
-        return _cleaned(json.loads(text, parse_constant=_refuse_constant))
+        return _cleaned(
+            json.loads(text, parse_constant=_refuse_constant, parse_int=_integer, parse_float=_finite)
+        )
     except UnicodeDecodeError as error:
         raise InvalidJson(f"it is not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -74,6 +77,20 @@ def _cleaned(value: Any) -> JsonValue:
     if isinstance(value, dict):
         return {clean(key): _cleaned(item) for key, item in value.items()}
     return value  # type: ignore[no-any-return]
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:  # more digits than Python converts
+        raise ValueError("a number is too large") from None
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if isinf(number):  # no other JSON writer could send it on
+        raise ValueError("a number is too large")
+    return number
 
 
 def _refuse_constant(name: str) -> NoReturn:

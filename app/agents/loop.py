@@ -123,8 +123,8 @@ class Turn:
                 break
             self._conversation.append(message)
             self._store([message])
-            self._run_tools(done.tool_calls)
             self._close_message()
+            self._run_tools(done.tool_calls)
         self.record.last = message
         self.record.finish_reason = done.finish_reason
 
@@ -178,7 +178,7 @@ class Turn:
             self._emit(event)
 
     def _close_message(self) -> None:
-        """Tools have run: what the model writes next is another message."""
+        """The message is stored: what the model writes next is another one."""
         if self.record.pieces:
             self.record.finished.append(self.record.partial)
             self.record.pieces = []

@@ -67,11 +67,14 @@ class ModelConfig(Section):
 
 
 class ProviderConfig(Section):
-    """A model API, or with ``api: "embedded"`` a model in this process's care."""
+    """A model API, or with ``api: "embedded"`` a model in this process's care.
+
+    Without ``api``, a known vendor's own is meant, else OpenAI's chat completions.
+    """
 
     base_url: Annotated[str, AfterValidator(_base_url)] | None = None
     api_key: Secret | None = None
-    api: Literal["openai-completions", "embedded"] = "openai-completions"
+    api: Literal["openai-completions", "anthropic-messages", "embedded"] | None = None
     headers: Mapping[Text, Secret] = {}
     auth_header: bool = True
     models: Annotated[tuple[ModelConfig, ...], Strict(False)] = ()

@@ -11,7 +11,6 @@ from typing import Any
 from .schema import served_keys
 
 _API_KINDS = {
-    "anthropic-messages",
     "azure-openai-responses",
     "bedrock-converse-stream",
     "github-copilot",

@@ -51,6 +51,7 @@ _STATUS_BY_NAME = {
     "permission_denied": 403,
     "unauthenticated": 401,
     "insufficient_quota": 402,
+    "billing_error": 402,
     "not_found_error": 404,
     "rate_limit_error": 429,
     "rate_limit_exceeded": 429,
@@ -58,8 +59,10 @@ _STATUS_BY_NAME = {
     "overloaded_error": 529,
     "unavailable": 503,
     "timeout": 504,
+    "timeout_error": 504,
     "invalid_request_error": 400,
     "invalid_argument": 400,
+    "request_too_large": 413,
 }
 
 _OVERFLOW = re.compile(
@@ -67,10 +70,12 @@ _OVERFLOW = re.compile(
     r"|maximum context length|exceeds? the (?:available |model'?s? )?(?:maximum )?context"
     r"|(?:context|prompt|input)\b.{0,40}\b(?:too long|too large)|too many (?:input )?tokens"
     r"|input token count.{0,40}exceeds|exceeds? .{0,40}(?:context window|context size|context length)"
+    r"|exceeds? context limit"
 )
 _BILLING = re.compile(
     r"insufficient[_ ](?:quota|credits?|balance|funds)|credit balance|exceeded your current quota"
     r"|billing[_ ](?:hard[_ ]limit|not[_ ]active)|payment required|out of credits"
+    r"|reached your specified api usage limits"
 )
 _AUTH = re.compile(r"(?:invalid|incorrect|missing)[_ ](?:x-)?api[_ -]?key|api key not valid|invalid_api_key")
 _NO_MODEL = re.compile(
@@ -223,7 +228,7 @@ def _seconds(value: str | None) -> float | None:
 def _seconds_until(date: str, now: datetime) -> float | None:
     try:
         then = parsedate_to_datetime(date)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if then.tzinfo is None:
         then = then.replace(tzinfo=UTC)

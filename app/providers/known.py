@@ -1,8 +1,9 @@
-"""Vendors that speak OpenAI's chat completions, so that a key is all they need."""
+"""Vendors whose API is known, so that a key is all they need."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from .openai_completions import WireSwitches
 
@@ -13,6 +14,7 @@ class KnownProvider:
 
     :ivar env_keys: environment variables that may hold the API key, the first one set wins.
     :ivar default_model: used when only the key is configured.
+    :ivar api: the wire format, by the name it has in the configuration.
     """
 
     id: str
@@ -20,6 +22,7 @@ class KnownProvider:
     env_keys: tuple[str, ...]
     default_model: str
     switches: WireSwitches = field(default_factory=WireSwitches)
+    api: Literal["openai-completions", "anthropic-messages"] = "openai-completions"
 
 
 # In this order a key found in the environment makes its vendor the default one.
@@ -33,9 +36,10 @@ KNOWN: tuple[KnownProvider, ...] = (
     ),
     KnownProvider(
         "anthropic",
-        "https://api.anthropic.com/v1",
+        "https://api.anthropic.com",
         ("ANTHROPIC_API_KEY",),
         "claude-sonnet-4-5",
+        api="anthropic-messages",
     ),
     KnownProvider(
         "google",

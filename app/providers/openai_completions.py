@@ -1,20 +1,12 @@
-"""Providers that speak OpenAI's ``POST /chat/completions``.
-
-The answer is always asked for as a stream: silence is noticed, the call can be cancelled,
-and what came before a failure is not lost.
-"""
+"""Providers that speak OpenAI's ``POST /chat/completions``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Literal
 
-from ..cancel import CancelToken
-from ..errors import ProviderError, ProviderReason
 from ..events import ReasoningDelta, TextDelta
 from ..messages import (
     AssistantMessage,
@@ -29,14 +21,11 @@ from ..messages import (
     Usage,
     UserMessage,
 )
-from ..wire import InvalidJson, dumps, loads
-from .base import ModelDone, ModelEvent, ModelInfo, ModelRequest, Provider, ToolSpec
-from .classify import classify_event, classify_response
-from .sse import SseParser
-from .transport import HttpClient, HttpResponse
-
-_ERROR_BODY_LIMIT = 64 * 1024
-_JSON_BODY_LIMIT = 16 * 1024 * 1024
+from ..wire import dumps
+from .base import ModelDone, ModelEvent, ModelInfo, ModelRequest, ToolSpec
+from .classify import classify_event
+from .streaming import StreamingProvider, as_count, as_object, as_text, conclude, parse_event, unique
+from .transport import HttpClient
 
 _FINISH_REASONS: Mapping[str, FinishReason] = MappingProxyType(
     {
@@ -66,7 +55,7 @@ class WireSwitches:
     store: bool = False
 
 
-class OpenAICompletions(Provider):
+class OpenAICompletions(StreamingProvider):
     """One server, reached at ``base_url`` (which ends before ``/chat/completions``).
 
     :param headers: sent with every request; they win over our own.
@@ -86,92 +75,23 @@ class OpenAICompletions(Provider):
         default: ModelInfo = ModelInfo(),  # noqa: B008 - it is frozen
         switches: WireSwitches = WireSwitches(),
     ) -> None:
-        self.id = id
-        self._url = f"{base_url.rstrip('/')}/chat/completions"
-        self._headers = _request_headers(api_key, headers)
-        self._secrets = [*([api_key] if api_key else []), *(v for v in headers.values() if len(v) >= 8)]
-        self._models = models
-        self._default = default
-        self._switches = switches
-        self._http = http
-
-    def info(self, model: str) -> ModelInfo:
-        """What ``model`` can do, as configured."""
-        return self._models.get(model, self._default)
-
-    def stream(self, request: ModelRequest, cancel: CancelToken) -> Iterator[ModelEvent]:
-        """See :meth:`Provider.stream`. The call begins with the first ``next``."""
-        cancel.raise_if_cancelled()
-        with self._http.post(
-            self._url,
-            headers=self._headers,
-            body=dumps(build_body(request, self._switches)),
-            timeouts=request.timeouts,
-            cancel=cancel,
-            provider=self.id,
-        ) as response:
-            decoder = CompletionDecoder(self.id, self._secrets)
-            if self._is_event_stream(response):
-                yield from self._read_stream(response, decoder)
-                response.drain()
-            else:
-                yield from self._read_whole(response, decoder)
-            yield decoder.finish()
-
-    def close(self) -> None:
-        """Close all connections; calls under way fail."""
-        self._http.close()
-
-    def _is_event_stream(self, response: HttpResponse) -> bool:
-        """False for one JSON body, which servers send that do not know ``stream``.
-
-        :raises ProviderError: it is neither, or the status is not 2xx.
-        """
-        if not 200 <= response.status < 300:
-            raise self._refusal(response)
-        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind not in {"text/event-stream", "application/json", ""}:
-            raise _protocol_error(self.id, "answered with something that is not a chat completion")
-        return kind != "application/json"
-
-    def _refusal(self, response: HttpResponse) -> ProviderError:
-        body = b""
-        response.expect_end()
-        with suppress(ProviderError):  # the status says enough
-            body = response.read(_ERROR_BODY_LIMIT)
-        return classify_response(
-            self.id, response.status, response.headers, body, now=datetime.now(UTC), secrets=self._secrets
+        super().__init__(
+            id,
+            url=f"{base_url.rstrip('/')}/chat/completions",
+            api_key=api_key,
+            credentials={"authorization": f"Bearer {api_key}"} if api_key else {},
+            headers=headers,
+            models=models,
+            default=default,
+            http=http,
         )
+        self._switches = switches
 
-    def _read_stream(self, response: HttpResponse, decoder: CompletionDecoder) -> Iterator[ModelEvent]:
-        parser = SseParser(self.id)
-        waiting = True
-        while not decoder.done and (data := self._more(response, decoder)):
-            payloads = parser.feed(data)
-            if payloads and waiting:
-                waiting = False
-                response.expect_stall()
-            for payload in payloads:
-                yield from decoder.feed(payload)
-            if decoder.answered:
-                response.expect_end()
+    def _body(self, request: ModelRequest) -> dict[str, JsonValue]:
+        return build_body(request, self._switches)
 
-    def _more(self, response: HttpResponse, decoder: CompletionDecoder) -> bytes:
-        """More of the stream; a failure after the whole answer is as good as its end."""
-        try:
-            return response.read1()
-        except ProviderError:
-            if decoder.answered:
-                return b""
-            raise
-
-    def _read_whole(self, response: HttpResponse, decoder: CompletionDecoder) -> Iterator[ModelEvent]:
-        body = response.read(_JSON_BODY_LIMIT + 1)
-        if len(body) > _JSON_BODY_LIMIT:
-            raise _protocol_error(self.id, "sent an answer that is too large")
-        yield from decoder.feed(body)
-        if not decoder.answered:
-            raise _protocol_error(self.id, "answered with something that is not a chat completion")
+    def _decoder(self) -> CompletionDecoder:
+        return CompletionDecoder(self.id, self._secrets)
 
 
 def build_body(request: ModelRequest, switches: WireSwitches) -> dict[str, JsonValue]:
@@ -221,7 +141,7 @@ class CompletionDecoder:
             self.done = True
         if self.done or not payload:
             return []
-        chunk = self._parse(payload)
+        chunk = parse_event(self._provider, payload)
         if error := chunk.get("error") or (chunk if chunk.get("object") == "error" else None):
             raise classify_event(self._provider, error, secrets=self._secrets)
         if isinstance(usage := chunk.get("usage"), dict):
@@ -229,35 +149,15 @@ class CompletionDecoder:
         choice = _first_choice(chunk)
         if isinstance(reason := choice.get("finish_reason"), str) and reason:
             self._end(reason)
-        return self._deltas(_object(choice.get("delta") or choice.get("message")))
+        return self._deltas(as_object(choice.get("delta") or choice.get("message")))
 
     def finish(self) -> ModelDone:
         """The terminal event, when the stream has ended.
 
         :raises ProviderError: TRUNCATED, the stream ended before the answer did.
         """
-        if self._finish_reason is None:
-            raise ProviderError(
-                ProviderReason.TRUNCATED,
-                f"Provider {self._provider!r} broke off its answer.",
-                provider=self._provider,
-            )
-        calls = self._calls.finish()
-        if not all(call.name for call in calls):
-            raise _protocol_error(self._provider, "sent a tool call without a name")
-        reason = _FINISH_REASONS.get(self._finish_reason, "stop")
-        if reason in {"stop", "tool_calls"}:  # some servers say "stop" after tool calls
-            reason = "tool_calls" if calls else "stop"
-        return ModelDone(reason, calls, self._usage)
-
-    def _parse(self, payload: bytes) -> dict[str, JsonValue]:
-        try:
-            chunk = loads(payload)
-        except InvalidJson:
-            chunk = None
-        if not isinstance(chunk, dict):
-            raise _protocol_error(self._provider, "sent something that is not a chat completion")
-        return chunk
+        reason = _FINISH_REASONS.get(self._finish_reason, "stop") if self._finish_reason else None
+        return conclude(self._provider, reason, self._calls.finish(), self._usage)
 
     def _end(self, reason: str) -> None:
         if reason == "error":  # OpenRouter, when a model breaks in the middle
@@ -266,13 +166,13 @@ class CompletionDecoder:
 
     def _deltas(self, delta: dict[str, JsonValue]) -> list[ModelEvent]:
         events: list[ModelEvent] = []
-        if reasoning := _text(delta.get("reasoning_content")) or _text(delta.get("reasoning")):
+        if reasoning := as_text(delta.get("reasoning_content")) or as_text(delta.get("reasoning")):
             events.append(ReasoningDelta(reasoning))
-        if text := _text(delta.get("content")) or _text(delta.get("refusal")):
+        if text := as_text(delta.get("content")) or as_text(delta.get("refusal")):
             events.append(TextDelta(text))
         if isinstance(fragments := delta.get("tool_calls"), list):
             for fragment in fragments:
-                self._calls.add(_object(fragment))
+                self._calls.add(as_object(fragment))
         return events
 
 
@@ -291,8 +191,8 @@ class _CallAssembler:
         self._by_index: dict[int, _Call] = {}
 
     def add(self, fragment: dict[str, JsonValue]) -> None:
-        function = _object(fragment.get("function"))
-        call_id, name = _text(fragment.get("id")), _text(function.get("name"))
+        function = as_object(fragment.get("function"))
+        call_id, name = as_text(fragment.get("id")), as_text(function.get("name"))
         call = self._find(fragment.get("index"), call_id, name)
         call.id = call.id or call_id
         call.name = call.name or name
@@ -303,7 +203,7 @@ class _CallAssembler:
         taken: set[str] = set()
         calls = []
         for number, call in enumerate(self._calls):
-            call_id = _unique(call.id or f"call_{number}", taken)
+            call_id = unique(call.id or f"call_{number}", taken)
             calls.append(ToolCall(call_id, call.name, "".join(call.arguments) or "{}"))
         return tuple(calls)
 
@@ -329,25 +229,6 @@ class _CallAssembler:
 
     def _last_unless(self, name: str) -> _Call | None:
         return self._calls[-1] if self._calls and not name else None
-
-
-def _unique(call_id: str, taken: set[str]) -> str:
-    candidate, number = call_id, 2
-    while candidate in taken:
-        candidate, number = f"{call_id}_{number}", number + 1
-    taken.add(candidate)
-    return candidate
-
-
-def _request_headers(api_key: str | None, extra: Mapping[str, str]) -> dict[str, str]:
-    headers = {
-        "content-type": "application/json",
-        "accept": "text/event-stream",
-        "user-agent": "openclaw-gateway",
-    }
-    if api_key:
-        headers["authorization"] = f"Bearer {api_key}"
-    return headers | {name.lower(): value for name, value in extra.items()}
 
 
 def _system(text: str, switches: WireSwitches) -> list[JsonValue]:
@@ -417,36 +298,17 @@ def _first_choice(chunk: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 def _usage(usage: dict[str, JsonValue]) -> Usage:
     prompt, completion = (
-        _object(usage.get("prompt_tokens_details")),
-        _object(usage.get("completion_tokens_details")),
+        as_object(usage.get("prompt_tokens_details")),
+        as_object(usage.get("completion_tokens_details")),
     )
     return Usage(
-        input=_count(usage.get("prompt_tokens")),
-        output=_count(usage.get("completion_tokens")),
-        cached=_count(prompt.get("cached_tokens")) or _count(usage.get("prompt_cache_hit_tokens")),
-        reasoning=_count(completion.get("reasoning_tokens")),
+        input=as_count(usage.get("prompt_tokens")),
+        output=as_count(usage.get("completion_tokens")),
+        cached=as_count(prompt.get("cached_tokens")) or as_count(usage.get("prompt_cache_hit_tokens")),
+        reasoning=as_count(completion.get("reasoning_tokens")),
     )
-
-
-def _count(value: JsonValue) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
-
-
-def _object(value: JsonValue) -> dict[str, JsonValue]:
-    return value if isinstance(value, dict) else {}
-
-
-def _text(value: JsonValue) -> str:
-    """A text; a list of content parts counts as the text of its text parts."""
-    if isinstance(value, list):
-        return "".join(_text(_object(part).get("text")) for part in value)
-    return value if isinstance(value, str) else ""
 
 
 def _arguments(value: JsonValue) -> str:
     """A piece of JSON text; some servers send the object itself."""
-    return dumps(value).decode() if isinstance(value, dict) else _text(value)
-
-
-def _protocol_error(provider: str, what: str) -> ProviderError:
-    return ProviderError(ProviderReason.PROTOCOL, f"Provider {provider!r} {what}.", provider=provider)
+    return dumps(value).decode() if isinstance(value, dict) else as_text(value)

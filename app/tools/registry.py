@@ -24,14 +24,6 @@ class ToolContext:
     cancel: CancelToken
 
 
-@dataclass(frozen=True, slots=True)
-class ToolResult:
-    """What the model gets to read."""
-
-    text: str
-    is_error: bool = False
-
-
 class ToolError(Exception):
     """A tool cannot do what was asked; the text goes to the model, which may try again."""
 

@@ -321,6 +321,26 @@ def test_a_provider_registered_in_code_answers(init: Init, model: ScriptedProvid
     assert content(ask(app)) == "polly says hi"
 
 
+class Confused(Parrot):
+    """Has a mistake in it."""
+
+    def info(self, model: str) -> ModelInfo:
+        raise LookupError("a detail nobody should see")
+
+
+def test_a_mistake_in_a_provider_is_json_too_and_tells_no_details(
+    init: Init, model: ScriptedProvider
+) -> None:
+    app, gateway = host(), Gateway()
+    gateway.register_provider(Confused())
+    init(app, gateway=gateway, config=configuration(model, defaults={"model": "parrot/polly"}))
+
+    response = ask(app)
+
+    assert (response.status_code, response.mimetype) == (500, "application/json")
+    assert response.json["error"]["message"] == "internal error"
+
+
 # through a real threaded server
 
 
@@ -328,7 +348,7 @@ def test_a_provider_registered_in_code_answers(init: Init, model: ScriptedProvid
 def serving(app: Any) -> Iterator[int]:
     """The port of a threaded server for ``app``."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
         yield server.server_port
@@ -415,7 +435,7 @@ def test_many_clients_at_once_get_their_own_answers(init: Init, model: ScriptedP
         answers[number] = body["choices"][0]["message"]["content"]
 
     with serving(app) as port:
-        threads = [threading.Thread(target=client, args=(port, number)) for number in range(20)]
+        threads = [threading.Thread(target=client, args=(port, number), daemon=True) for number in range(20)]
         for thread in threads:
             thread.start()
         for thread in threads:

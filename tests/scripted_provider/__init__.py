@@ -1,5 +1,8 @@
 """A real HTTP server that plays a model API, word for word as a test scripts it.
 
+It speaks OpenAI's ``/v1/chat/completions`` and Anthropic's ``/v1/messages``, and refuses what
+the latter would refuse.
+
 ::
 
     with ScriptedProvider() as provider:

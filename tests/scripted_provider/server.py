@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
+from .formats import Format, format_for
 from .replies import Garbage, Hang, Raw, Reply, ScriptedReply, Status
 
 _TICK = 0.01
@@ -35,13 +36,14 @@ class Received:
 
     @property
     def user_text(self) -> str:
-        """The text of the last user message."""
+        """The text of the last user message that has one; tool results have none."""
         for message in reversed(self.body.get("messages", [])):
             if message.get("role") == "user":
                 content = message["content"]
                 if isinstance(content, str):
                     return content
-                return "\n".join(p["text"] for p in content if p.get("type") == "text")
+                if texts := [part["text"] for part in content if part.get("type") == "text"]:
+                    return "\n".join(texts)
         return ""
 
 
@@ -234,8 +236,11 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _answer(self, reply: ScriptedReply, received: Received) -> None:
-        if not self.path.endswith("/chat/completions"):
+        wire = format_for(self.path, received.body)
+        if wire is None:
             reply = Status(404, {"error": {"message": "No such path.", "type": "invalid_request_error"}})
+        elif refusal := wire.refuses(received.body, received.headers):
+            reply = refusal
         match reply:
             case Status():
                 self._send_json(reply.status, reply.body, reply.headers)
@@ -246,37 +251,31 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
             case Hang():
                 self._hang(reply)
-            case Reply():
-                self._reply(reply, received.body)
+            case Reply() if wire is not None:
+                self._reply(reply, received.body, wire)
 
-    def _reply(self, reply: Reply, request: dict[str, Any]) -> None:
+    def _reply(self, reply: Reply, request: dict[str, Any], wire: Format) -> None:
         if request.get("stream") and not reply.ignore_stream:
-            self._stream(reply, request)
+            self._stream(reply, wire)
             return
         self._hold_gate(reply)
         self._pause(reply.delay)
-        choice = {"index": 0, "message": reply.message(), "finish_reason": reply.reason}
-        self._send_json(200, self._completion("chat.completion", request, choice, reply.usage_object()))
+        self._send_json(200, wire.whole(reply))
 
-    def _stream(self, reply: Reply, request: dict[str, Any]) -> None:
+    def _stream(self, reply: Reply, wire: Format) -> None:
         self._start_stream({"Content-Type": "text/event-stream"})
-        self._event(self._delta(request, {"role": "assistant", "content": ""}))
+        self._write_each(wire.opening(reply))
         for number, piece in enumerate(reply.pieces):
-            if not self._survives(reply, number):
+            if not self._survives(reply, number, wire):
                 return
             self._pause(reply.delay, reply.comments_every)
-            self._event(self._delta(request, piece))
-        if not self._survives(reply, len(reply.pieces)):
+            self._write_each(wire.piece(piece))
+        if not self._survives(reply, len(reply.pieces), wire):
             return
-        if reply.reason is not None:
-            self._event(self._delta(request, {}, reply.reason))
-        if reply.usage and (request.get("stream_options") or {}).get("include_usage"):
-            self._event(self._completion("chat.completion.chunk", request, None, reply.usage_object()))
-        if reply.done:
-            self._write(b"data: [DONE]\n\n")
+        self._write_each(wire.ending(reply))
         self._end_stream()
 
-    def _survives(self, reply: Reply, number: int) -> bool:
+    def _survives(self, reply: Reply, number: int, wire: Format) -> bool:
         """Let the fault planned before piece ``number`` happen; False if the answer is over."""
         if number == reply.gate_at:
             self._hold_gate(reply)
@@ -286,7 +285,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._cut()
             return False
         if number == reply.error_after:
-            self._event({"error": reply.error})
+            self._write(wire.error(reply.error))
             self._end_stream()
             return False
         return True
@@ -320,8 +319,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _start_stream(self, fields: Any) -> None:
         self._head(200, {**fields, "Transfer-Encoding": "chunked"})
 
-    def _event(self, value: dict[str, Any]) -> None:
-        self._write(b"data: " + json.dumps(value).encode() + b"\n\n")
+    def _write_each(self, events: list[bytes]) -> None:
+        for event in events:
+            self._write(event)
 
     def _write(self, data: bytes) -> None:
         if data:
@@ -332,20 +332,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _cut(self) -> None:
         self.close_connection = True
-
-    def _delta(self, request: dict[str, Any], delta: Any, reason: str | None = None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "finish_reason": reason}
-        return self._completion("chat.completion.chunk", request, choice, None)
-
-    def _completion(self, kind: str, request: dict[str, Any], choice: Any, usage: Any) -> dict[str, Any]:
-        return {
-            "id": "chatcmpl-scripted",
-            "object": kind,
-            "created": 1_700_000_000,
-            "model": request.get("model", "scripted"),
-            "choices": [choice] if choice else [],
-            **({"usage": usage} if usage else {}),
-        }
 
     # waiting
 

@@ -94,7 +94,7 @@ def test_sleep_ends_as_soon_as_somebody_cancels() -> None:
         except Cancelled as cancelled:
             woken.append(cancelled.reason)
 
-    thread = threading.Thread(target=sleeper)
+    thread = threading.Thread(target=sleeper, daemon=True)
     before = time.monotonic()
     thread.start()
     token.cancel(CancelReason.SHUTDOWN)
@@ -119,7 +119,7 @@ def test_a_callback_registered_while_another_thread_cancels_runs_exactly_once() 
             start.wait(PATIENCE)
             token.cancel(CancelReason.USER)
 
-        threads = [threading.Thread(target=work) for work in (register, cancel)]
+        threads = [threading.Thread(target=work, daemon=True) for work in (register, cancel)]
         for thread in threads:
             thread.start()
         start.wait(PATIENCE)

@@ -409,11 +409,11 @@ def test_a_provider_is_read_with_its_models() -> None:
 
 
 def test_a_provider_of_another_kind_is_ignored_with_a_warning_and_needs_no_key() -> None:
-    config = load({"models": {"providers": {"claude": {"api": "anthropic-messages", "apiKey": "${UNSET}"}}}})
+    config = load({"models": {"providers": {"local": {"api": "ollama", "apiKey": "${UNSET}"}}}})
 
     assert dict(config.models.providers) == {}
     assert config.warnings == (
-        'models.providers.claude: api "anthropic-messages" is not served yet; the provider is ignored',
+        'models.providers.local: api "ollama" is not served yet; the provider is ignored',
     )
     assert problems_of({"models": {"providers": {"x": {"api": "openai-completion"}}}})
 

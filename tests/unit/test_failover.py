@@ -210,7 +210,7 @@ def test_cancelling_ends_the_pause_between_two_tries() -> None:
         except Cancelled as cancelled:
             outcome.append(cancelled.reason)
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     deadline = time.monotonic() + PATIENCE
     while not provider.calls and time.monotonic() < deadline:

@@ -18,7 +18,7 @@ PATIENCE = 5.0
 
 
 def start(work: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     return thread
 

@@ -29,7 +29,7 @@ PATIENCE = 5.0
 
 
 def in_thread(work: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     return thread
 
