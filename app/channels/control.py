@@ -6,20 +6,20 @@ events, one JSON object each: ``start``, ``text``, ``tool`` and, last, ``end``.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, request
 
-from ..cancel import CancelReason
-from ..events import TERMINAL
+from ..events import RunEvent
 from ..runs.command import parse_agent_request, progress, session_json, transcript_json
-from ..runs.run import Run
 from ..runtime import Runtime
+from ..sessions.store import Store
 from ..wire import dumps
 from .auth import Guard
 from .client import ClientWatch
+from .drain import stream_events
 from .http import event_stream, json_response, read_json, render_errors
 
 
@@ -34,7 +34,10 @@ def create_blueprint(runtime: Runtime, guard: Guard) -> Blueprint:
     def agent() -> Response:
         body = read_json(http.max_body_bytes, http.body_timeout_seconds)
         run = runtime.runs.start(parse_agent_request(body, runtime.agents))
-        events = _stream(runtime, run, ClientWatch(request.environ), http.keep_alive_seconds)
+        first = _event({"type": "start", "runId": run.id})
+        encode = partial(_encode, run_id=run.id, store=runtime.store)
+        client = ClientWatch(request.environ)
+        events = stream_events(run, first, encode, client, http.keep_alive_seconds)
         return event_stream(events, {"Cache-Control": "no-cache"})
 
     @blueprint.get("/sessions")
@@ -53,26 +56,9 @@ def create_blueprint(runtime: Runtime, guard: Guard) -> Blueprint:
     return blueprint
 
 
-def _stream(runtime: Runtime, run: Run, client: ClientWatch, keep_alive: float) -> Generator[bytes]:
-    """The run's events; a client that leaves cancels the run."""
-    try:
-        yield _event({"type": "start", "runId": run.id})
-        last_sign = time.monotonic()
-        while True:
-            events = run.stream.get()
-            shown = [progress(event, run.id, runtime.store) for event in events]
-            if data := b"".join(_event(event) for event in shown if event):
-                yield data
-                last_sign = time.monotonic()
-            elif client.gone():
-                return
-            elif time.monotonic() - last_sign >= keep_alive:
-                yield b": keepalive\n\n"
-                last_sign = time.monotonic()
-            if events and isinstance(events[-1], TERMINAL):
-                return
-    finally:
-        run.cancel(CancelReason.DISCONNECT)
+def _encode(events: Sequence[RunEvent], run_id: str, store: Store) -> bytes:
+    shown = (progress(event, run_id, store) for event in events)
+    return b"".join(_event(event) for event in shown if event)
 
 
 def _event(value: dict[str, Any]) -> bytes:

@@ -7,7 +7,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.channels.openai.chunks import DONE, KEEP_ALIVE, Completion, error_event, usage_body
+from app.channels.drain import KEEP_ALIVE
+from app.channels.openai.chunks import DONE, Completion, error_event, usage_body
 from app.errors import ProviderError, ProviderReason
 from app.messages import Usage
 

@@ -10,7 +10,6 @@ from ...messages import FinishReason, Usage
 from ...wire import dumps
 
 DONE = b"data: [DONE]\n\n"
-KEEP_ALIVE = b": keepalive\n\n"
 
 
 def error_body(error: GatewayError) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ...runtime import Runtime
 from ...wire import dumps
 from ..auth import Guard
 from ..client import ClientWatch
+from ..drain import await_run
 from ..http import (
     ALL_METHODS,
     error_response,
@@ -29,7 +30,7 @@ from ..http import (
 from .chunks import Completion
 from .routing import choose_route
 from .schema import ChatRequest, parse_chat_request
-from .sse import await_run, error_of, stream_run
+from .sse import error_of, stream_run
 
 _CONFIG_KEY = "gateway.http.endpoints.chatCompletions.enabled"
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
