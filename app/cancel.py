@@ -40,7 +40,6 @@ class CancelToken:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards _reason and _callbacks
-        self._event = threading.Event()
         self._reason: CancelReason | None = None
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._next_id = 0
@@ -66,7 +65,6 @@ class CancelToken:
             self._reason = reason
             callbacks = list(self._callbacks.values())
             self._callbacks.clear()
-        self._event.set()
         for callback in callbacks:
             callback()
         return True
@@ -92,7 +90,10 @@ class CancelToken:
 
     def sleep(self, seconds: float) -> None:
         """Wait, but raise :class:`Cancelled` as soon as somebody cancels."""
-        self._event.wait(seconds)
+        woken = threading.Event()
+        forget = self.on_cancel(woken.set)
+        woken.wait(seconds)
+        forget()
         self.raise_if_cancelled()
 
     def _remove(self, callback_id: int) -> None:

@@ -34,6 +34,7 @@ def create_app(
     settings = config if isinstance(config, Config) else load_config(config, env)
     configure_logging(secrets_of(settings, env))
     app = Flask(__name__, static_folder=None)
+    app.url_map.merge_slashes = False  # a redirect is HTML; what is not here is a 404 in JSON
     app.register_error_handler(HTTPException, _render)
     runtime = Gateway().init_app(app, config=settings, env=env, offload=offload)
     log = get_logger("gateway")

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterable
 
 _ROOT = "openclaw"
+# A shorter one occurs in many a harmless word, and masking it would ruin every line.
+_SHORTEST_SECRET = 8
 _FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
@@ -22,10 +24,11 @@ def get_logger(area: str) -> logging.Logger:
 def configure_logging(secrets: Iterable[str] = (), level: int = logging.INFO) -> None:
     """Send the gateway's log lines to stderr, with every string in ``secrets`` masked.
 
+    Secrets shorter than 8 characters are not masked.
     For the stand-alone host only. Calling it again replaces the former set-up.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Redacting(_FORMAT, tuple(s for s in secrets if s)))
+    handler.setFormatter(_Redacting(_FORMAT, tuple(s for s in secrets if len(s) >= _SHORTEST_SECRET)))
     root = logging.getLogger(_ROOT)
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -7,12 +7,13 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, TypedDict
 
 from .agents.models import Candidate, merge_params, resolve_candidate
 from .agents.prompt import PromptLimits
 from .agents.registry import Agent, AgentRegistry
-from .config import AgentConfig, Compat, Config, ModelParams, ModelSelection, ProviderConfig
+from .config import AgentConfig, AgentDefaults, Compat, Config, ModelParams, ModelSelection, ProviderConfig
 from .errors import ConfigError
 from .log import get_logger
 from .messages import SamplingParams
@@ -38,6 +39,8 @@ _ANTHROPIC: Literal["anthropic-messages"] = "anthropic-messages"
 # How late a silent stream notices that its client has left, at most twice this many seconds.
 _TICK = 0.4
 _EMBEDDED: Literal["embedded"] = "embedded"
+# Levels of thinking that no model API knows by this name; None leaves it to the model.
+_EFFORTS: Mapping[str, str | None] = MappingProxyType({"off": None, "adaptive": None, "ultra": "max"})
 
 
 @dataclass(frozen=True)
@@ -154,13 +157,9 @@ def _build_providers(config: Config, env: Mapping[str, str], executor: Executor)
         context_size=settings.context_size,
         threads=settings.threads,
         slots=settings.slots,
-        spawn=lambda name, work: _discard(executor.spawn(name, work)),
+        spawn=executor.spawn,
     )
     return built
-
-
-def _discard(_: object) -> None:
-    return None
 
 
 def _configured(
@@ -271,7 +270,7 @@ def _build_agent(
         name=settings.name or "",
         workspace=_workspace(config, settings),
         candidates=_candidates(config, settings, env, providers, timeouts),
-        params=merge_params(_sampling(defaults.params), _sampling(settings.params)),
+        params=_params(defaults, settings),
         policy=build_policy(config.tools, settings.tools),
         timeout=defaults.timeout_seconds,
         max_rounds=defaults.max_rounds,
@@ -312,6 +311,14 @@ def default_model(config: Config, env: Mapping[str, str]) -> str:
         if _key_from(env, vendor):
             return f"{vendor.id}/{vendor.default_model}"
     return f"{_EMBEDDED}/{BUILT_IN}"
+
+
+def _params(defaults: AgentDefaults, settings: AgentConfig) -> SamplingParams:
+    """The agent's own parameters, else the defaults', and how much to think if neither says."""
+    level = defaults.thinking_default
+    thinking = SamplingParams(reasoning_effort=_EFFORTS.get(level, level) if level else None)
+    stated = merge_params(_sampling(defaults.params), _sampling(settings.params))
+    return merge_params(thinking, stated)
 
 
 def _sampling(params: ModelParams) -> SamplingParams:

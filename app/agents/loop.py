@@ -228,6 +228,7 @@ class Turn:
 
     def _permitted(self, name: str) -> Tool:
         tool = self._tools.get(name)
+        # The policy is asked when tools are listed and, by design, again when one is called.
         if tool is None or not self._agent.policy.permits(name):
             raise ToolError(
                 f"There is no tool named {name!r}. Available: {', '.join(self._tools) or 'none'}."

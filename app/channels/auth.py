@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
+from ipaddress import IPv6Address, IPv6Network
 from urllib.parse import urlsplit
 
 from ..config import AuthConfig, RateLimitConfig
 from ..errors import TooManyFailures, Unauthorized
 from ..log import get_logger
-from .client import Environ, Network, client_address, is_forwarded, peer_address
+from .client import Address, Environ, Network, client_address, is_forwarded, peer_address
 
 MAX_CLIENTS = 10_000
 LONGEST_DELAY = 5.0
@@ -52,7 +53,7 @@ class Guard:
         if self._open:
             self._check_place(environ)
             return
-        client = str(client_address(environ, self._trusted))
+        client = _counted_as(client_address(environ, self._trusted))
         exempt = self._exempt_loopback and _is_direct_loopback(environ)
         if not exempt:
             self._limiter.check(client)
@@ -90,6 +91,13 @@ class Guard:
             # The owner at the own machine is never locked out, only slowed down.
             threading.Event().wait(min(0.25 * 2 ** min(failures - 1, 5), LONGEST_DELAY))
         raise Unauthorized
+
+
+def _counted_as(address: Address | None) -> str:
+    """Whose failures these are: an IPv6 host has a whole /64 of addresses to choose from."""
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((int(address), 64), strict=False))
+    return str(address)
 
 
 def bearer_of(environ: Environ) -> bytes | None:

@@ -3,7 +3,7 @@
 from .agents import AgentConfig, AgentDefaults, AgentsConfig, ModelParams, ModelSelection, ToolPolicyConfig
 from .gateway import AuthConfig, ChatCompletionsConfig, GatewayConfig, HttpConfig, RateLimitConfig
 from .loading import config_path, load_config, state_dir
-from .models import Compat, Cost, ModelConfig, ModelsConfig, ProviderConfig
+from .models import Compat, ModelConfig, ModelsConfig, ProviderConfig
 from .schema import Config, SessionConfig
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "ChatCompletionsConfig",
     "Compat",
     "Config",
-    "Cost",
     "GatewayConfig",
     "HttpConfig",
     "ModelConfig",

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self, TypeAlias
-from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, model_validator
 
@@ -14,6 +13,7 @@ from .section import Count, Identifier, LowerKeys, Seconds, Section, Text, TextL
 
 Penalty: TypeAlias = Annotated[float, Field(ge=-2, le=2)]
 Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+Admitted: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
 Thinking: TypeAlias = Literal["off", "minimal", "low", "medium", "high", "xhigh", "adaptive", "max", "ultra"]
 
 
@@ -21,14 +21,6 @@ def _model_ref(ref: str) -> str:
     if not all(ref.partition("/")):
         raise ValueError('must look like "provider/model"')
     return ref
-
-
-def _time_zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (LookupError, ValueError, OSError):
-        raise ValueError('must be a time zone this machine knows, like "Europe/Berlin"') from None
-    return name
 
 
 def _one_or_many(value: Any) -> Any:
@@ -82,13 +74,11 @@ class AgentDefaults(Section):
     first_token_timeout_seconds: Seconds = 120.0
     stall_timeout_seconds: Seconds = 120.0
     max_concurrent: Count = 64
-    max_pending: Annotated[int, Field(ge=0, le=1_000_000)] = 2000
-    max_pending_per_session: Annotated[int, Field(ge=0, le=1_000_000)] = 100
+    max_pending: Admitted = 2000
+    max_pending_per_session: Admitted = 100
     max_rounds: Count = 50
     bootstrap_max_chars: Count = 20_000
     bootstrap_total_max_chars: Count = 60_000
-    skip_bootstrap: bool = False
-    user_timezone: Annotated[str, AfterValidator(_time_zone)] | None = None
     thinking_default: Thinking | None = None
 
 

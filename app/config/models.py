@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, Strict, model_validator
 
 from .section import Count, LowerKeys, Secret, Section, Text
-
-Price: TypeAlias = Annotated[float, Field(ge=0)]
 
 _EMBEDDED_ONLY = {
     "model_path": "modelPath",
@@ -44,26 +42,13 @@ class Compat(Section):
     supports_tools: bool | None = None
 
 
-class Cost(Section):
-    """Prices in US dollars per million tokens."""
-
-    input: Price = 0.0
-    output: Price = 0.0
-    cache_read: Price = 0.0
-    cache_write: Price = 0.0
-
-
 class ModelConfig(Section):
     """A model of a provider."""
 
     id: Text
-    name: Text | None = None
-    reasoning: bool = False
     input: Annotated[tuple[Literal["text", "image"], ...], Strict(False)] = ("text",)
     context_window: Count = 200_000
     max_tokens: Count | None = None
-    cost: Cost = Cost()
-    compat: Compat = Compat()
 
 
 class ProviderConfig(Section):

@@ -42,7 +42,7 @@ _AGENT = _words(
     skills skillsLimits subagents thinkingDefault toolProgressDetail tts typingIntervalSeconds typingMode
     utilityModel verboseDefault"""
 )
-_MODEL_COMPAT = _words(
+_COMPAT = _words(
     """nativeWebSearchTool requiresAssistantAfterToolResult requiresMistralToolIds
     requiresOpenAiAnthropicToolPayload requiresStringContent requiresThinkingAsText requiresToolResultName
     supportedReasoningEfforts supportsPromptCacheKey supportsReasoningEffort supportsStrictMode
@@ -72,9 +72,9 @@ UNSERVED: Mapping[str, frozenset[str]] = {
         envelopeElapsed envelopeTimestamp envelopeTimezone experimental fastModeDefault heartbeat humanDelay
         imageGenerationModel imageMaxDimensionPx imageModel imageQuality mediaMaxMb memorySearch modelPolicy
         models musicGenerationModel pdfMaxBytesMb pdfMaxPages pdfModel reasoningDefault repoRoot sandbox
-        silentReply skills skipOptionalBootstrapFiles startupContext subagents systemPromptOverride
-        timeFormat toolProgressDetail typingIntervalSeconds typingMode utilityModel verboseDefault
-        videoGenerationModel"""
+        silentReply skills skipBootstrap skipOptionalBootstrapFiles startupContext subagents
+        systemPromptOverride timeFormat toolProgressDetail typingIntervalSeconds typingMode userTimezone
+        utilityModel verboseDefault videoGenerationModel"""
     ),
     "agents.defaults.params": _PARAMS,
     "agents.defaults.model": _words("timeoutMs"),
@@ -91,12 +91,11 @@ UNSERVED: Mapping[str, frozenset[str]] = {
         """agentRuntime auth contextTokens contextWindow injectNumCtxForOpenAICompat localService maxTokens
         params region request timeoutSeconds"""
     ),
-    "models.providers.*.compat": _MODEL_COMPAT,
+    "models.providers.*.compat": _COMPAT,
     "models.providers.*.models[]": _words(
-        "agentRuntime api baseUrl contextTokens headers mediaInput metadataSource params thinkingLevelMap"
+        """agentRuntime api baseUrl compat contextTokens cost headers mediaInput metadataSource name params
+        reasoning thinkingLevelMap"""
     ),
-    "models.providers.*.models[].compat": _MODEL_COMPAT,
-    "models.providers.*.models[].cost": _words("tieredPricing"),
     "session": _words(
         """agentToAgent dmScope idleMinutes identityLinks maintenance maxRecentTurns parentForkMaxTokens reset
         resetByChannel resetByType resetTriggers scope sendPolicy store threadBindings

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -30,7 +31,7 @@ from ..cancel import CancelToken
 from ..errors import ProviderError, ProviderReason
 from .embedded_child import CONFIG_VARIABLE
 
-Spawn: TypeAlias = Callable[[str, Callable[[], None]], None]
+Spawn: TypeAlias = Callable[[str, Callable[[], None]], object]
 Status: TypeAlias = Literal["cold", "loading", "ready", "failed"]
 
 _PROVIDER = "embedded"
@@ -40,6 +41,7 @@ _MIB = 1 << 20
 _SOCKET_NAME = "model.sock"  # llama.cpp takes a host name for a path if it ends like this
 # A unix socket's path has at most 103 bytes on macOS; "/model-xxxxxxxx/model.sock" is added to this.
 _LONGEST_DIRECTORY = 75
+_PREFIX = "model-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,8 @@ class _Death:
 class Supervisor:
     """Owns the child process. Starts it on first use, restarts it when it dies.
 
-    :param runtime_dir: private directory for the child's socket; created when missing.
+    :param runtime_dir: private directory for the child's socket; created when missing. What
+        earlier supervisors left there is removed, so nobody else may use it meanwhile.
     :param spawn: starts a thread (name, function); the only source of threads.
     """
 
@@ -172,6 +175,7 @@ class Supervisor:
     def _supervise(self) -> None:
         short_lives = 0
         death = _Death("The built-in model could not be started.", final=True)
+        _sweep(self._runtime_dir)
         try:
             while not self._closed:
                 born = time.monotonic()
@@ -382,9 +386,15 @@ def _environment(config: str) -> dict[str, str]:
 def _socket_directory(runtime_dir: Path) -> tempfile.TemporaryDirectory[str]:
     runtime_dir = runtime_dir.absolute()
     if len(os.fsencode(runtime_dir)) > _LONGEST_DIRECTORY:
-        return tempfile.TemporaryDirectory(prefix="model-")
+        return tempfile.TemporaryDirectory(prefix=_PREFIX)
     runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(prefix="model-", dir=runtime_dir)
+    return tempfile.TemporaryDirectory(prefix=_PREFIX, dir=runtime_dir)
+
+
+def _sweep(runtime_dir: Path) -> None:
+    """Remove the socket directories of gateways that were killed; no child is alive now."""
+    for stale in runtime_dir.glob(f"{_PREFIX}*"):
+        shutil.rmtree(stale, ignore_errors=True)
 
 
 def _explain(exit_code: int) -> _Death:

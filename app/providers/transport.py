@@ -15,8 +15,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from http.client import HTTPException
 from io import BufferedReader
@@ -44,7 +44,7 @@ from ..errors import ProviderError, ProviderReason
 from .base import CallTimeouts
 
 _READ_SIZE = 64 * 1024
-_BUFFER = 1024
+_BUFFER = 512
 _END_SECONDS = 5.0
 _DRAIN_SECONDS = 0.2
 _DRAIN_BYTES = 16 * 1024
@@ -87,20 +87,29 @@ class HttpClient:
         :raises ProviderError: CONNECTION, TIMEOUT, PROTOCOL, or UNAVAILABLE if this client is closed.
         :raises Cancelled: soon after ``cancel`` fires (a DNS lookup under way is waited for).
         """
-        with ExitStack() as cleanup:
-            exchange = _Exchange(self._unix_socket)
-            self._admit(exchange, provider)
-            cleanup.callback(self._dismiss, exchange)
-            cleanup.callback(exchange.release)
-            cleanup.callback(cancel.on_cancel(exchange.abort))
-            try:
-                raw = self._send(exchange, url, headers, body, timeouts)
-            except _FAILURES as error:
-                cancel.raise_if_cancelled()
-                raise _request_error(error, exchange, provider) from None
-            cleanup.callback(raw.close)
+        exchange = _Exchange(self._unix_socket)
+        self._admit(exchange, provider)
+        forget = cancel.on_cancel(exchange.abort)
+
+        def end() -> None:
+            forget()
+            exchange.release()
+            self._dismiss(exchange)
+
+        try:
+            raw = self._send(exchange, url, headers, body, timeouts)
+        except _FAILURES as error:
+            end()
             cancel.raise_if_cancelled()
-            return HttpResponse(raw, exchange, timeouts, cancel, provider, cleanup.pop_all())
+            raise _request_error(error, exchange, provider) from None
+        except BaseException:
+            end()
+            raise
+        response = HttpResponse(raw, exchange, timeouts, cancel, provider, end)
+        if cancel.cancelled:
+            response.close()
+        cancel.raise_if_cancelled()
+        return response
 
     def close(self) -> None:
         """Close every connection; calls under way fail, later ones are refused."""
@@ -187,7 +196,7 @@ class HttpResponse:
         timeouts: CallTimeouts,
         cancel: CancelToken,
         provider: str,
-        cleanup: ExitStack,
+        end: Callable[[], None],
     ) -> None:
         self.status = raw.status
         self.headers: Mapping[str, str] = raw.headers
@@ -196,7 +205,7 @@ class HttpResponse:
         self._timeouts = timeouts
         self._cancel = cancel
         self._provider = provider
-        self._cleanup = cleanup
+        self._end = end
 
     def read1(self) -> bytes:
         """Wait for more of the body; ``b""`` at its end.
@@ -241,7 +250,8 @@ class HttpResponse:
 
     def close(self) -> None:
         """End the call. A body that was read to its end leaves its connection in the pool."""
-        self._cleanup.close()
+        self._raw.close()
+        self._end()
 
     def __enter__(self) -> Self:
         return self

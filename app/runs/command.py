@@ -15,10 +15,10 @@ from ..events import RunCancelled, RunCompleted, RunEvent, RunFailed, TerminalEv
 from ..messages import JsonObject, JsonValue, SamplingParams, UserMessage
 from ..sessions.entries import encode
 from ..sessions.keys import main_key, parse_explicit_key, session_id_key
+from ..sessions.records import Run as RunRecord
 from ..sessions.records import Session
 from ..sessions.store import Store
 from ..wire import loads
-from .report import agent_report
 from .run import RunRequest
 
 _NO_LIMIT = 31_536_000.0  # a year in seconds: a thread can wait for it
@@ -110,7 +110,7 @@ def outcome(event: TerminalEvent, run_id: str, store: Store) -> dict[str, Any]:
     except StoreError:  # who asked gets the answer even if its record cannot be read
         record = None
     text = event.text if isinstance(event, RunCompleted) else ""
-    result = agent_report(record, text) if record else {"payloads": [], "meta": {}}
+    result = _report(record, text) if record else {"payloads": [], "meta": {}}
     if isinstance(event, RunCompleted):
         return {"runId": run_id, "status": "ok", "summary": "completed", "result": result}
     error = event.error if isinstance(event, RunFailed) else RunAborted(event.reason)
@@ -122,6 +122,33 @@ def outcome(event: TerminalEvent, run_id: str, store: Store) -> dict[str, Any]:
         "summary": "aborted" if timed_out or isinstance(event, RunCancelled) else "failed",
         "error": {"type": error.type, "code": error.code, "message": error.message},
         "result": result,
+    }
+
+
+def _report(run: RunRecord, text: str) -> dict[str, Any]:
+    """``{"payloads": [...], "meta": {...}}`` for a recorded run and its visible text."""
+    provider, _, model = run.model.partition("/")
+    usage = run.usage
+    return {
+        "payloads": [{"text": text, "mediaUrl": None}] if text else [],
+        "meta": {
+            "durationMs": max(0, (run.ended_at or run.created_at) - run.created_at),
+            "agentMeta": {
+                "sessionId": run.session_id,
+                "sessionKey": run.session_key,
+                "provider": provider,
+                "model": model,
+                "usage": {
+                    "input": usage.input - usage.cached,
+                    "output": usage.output,
+                    "cacheRead": usage.cached,
+                    "cacheWrite": 0,
+                    "total": usage.total,
+                },
+            },
+            "aborted": run.status == "cancelled",
+            "stopReason": run.finish_reason,
+        },
     }
 
 

@@ -8,7 +8,6 @@ its turn, and only then queues for the global lane; so a busy session holds no g
 from __future__ import annotations
 
 import threading
-from collections import deque
 
 from ..cancel import CancelToken
 from ..errors import SessionBusy
@@ -47,7 +46,7 @@ class Lane:
     def __init__(self, width: int) -> None:
         self._lock = threading.Lock()  # guards both collections
         self._running: set[Place] = set()
-        self._waiting: deque[Place] = deque()
+        self._waiting: list[Place] = []  # short, and an empty deque is large
         self._width = width
 
     def __len__(self) -> int:
@@ -72,7 +71,7 @@ class Lane:
 
     def _advance(self) -> None:
         while self._waiting and len(self._running) < self._width:
-            place = self._waiting.popleft()
+            place = self._waiting.pop(0)
             self._running.add(place)
             place.call()
 

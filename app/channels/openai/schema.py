@@ -25,6 +25,7 @@ from ...messages import (
     UserMessage,
 )
 
+MAX_MESSAGES = 10_000
 MAX_IMAGES = 8
 MAX_IMAGE_BYTES = 10 * 2**20
 _IMAGE_MAGIC = {
@@ -177,6 +178,8 @@ def _conversation(body: JsonObject) -> tuple[str, tuple[Message, ...]]:
         raise _invalid("messages", "is required", code="missing_required_parameter")
     if not isinstance(raw, list):
         raise _invalid("messages", "must be an array")
+    if len(raw) > MAX_MESSAGES:
+        raise _invalid("messages", f"hold {len(raw)} messages; at most {MAX_MESSAGES} are served")
     system: list[str] = []
     messages: list[Message] = []
     for index, item in enumerate(raw):
