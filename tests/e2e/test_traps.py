@@ -599,6 +599,7 @@ def test_p8_models_and_probes_are_only_read(method: str, gateway: GatewayProcess
         "/v1/embeddings",
         "/v1/responses",
         "/chat/completions",
+        "/api//sessions",
         "/",
     ],
 )

@@ -321,6 +321,22 @@ class TestTheChildProcess:
             gateway.kill()
         wait_for(lambda: not child.is_running())
 
+    def test_what_a_killed_gateway_left_is_removed_at_the_next_start(
+        self, tmp_path: Path, supervisor: Supervisor
+    ) -> None:
+        program = _PROGRAM.format(patch="", act="print('ready', flush=True); time.sleep(60)")
+        with _run(program, tmp_path) as gateway:
+            assert gateway.stdout is not None
+            gateway.stdout.readline()
+            gateway.kill()
+        [stale] = tmp_path.iterdir()
+        tmp_path.joinpath("model.log").touch()
+
+        endpoint = supervisor.ensure_ready(CancelToken(), 30)
+
+        assert not stale.exists()
+        assert set(tmp_path.iterdir()) == {Path(endpoint.socket_path).parent, tmp_path / "model.log"}
+
     def test_it_serves_greenlets_and_lets_the_others_run_while_it_loads(self, tmp_path: Path) -> None:
         patch = "from gevent import monkey; monkey.patch_all()"
         act = "print(''.join(e.text for e in events[:-1]).strip() != '', worst < 0.5); provider.close()"

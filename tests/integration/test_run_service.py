@@ -733,6 +733,37 @@ def test_a_run_cancelled_while_it_waits_never_reaches_the_model(
     assert record.status == "cancelled"
 
 
+# thinking
+
+
+@pytest.mark.parametrize(
+    ("level", "told"),
+    [("low", "low"), ("max", "max"), ("ultra", "max"), ("off", None), ("adaptive", None)],
+)
+def test_the_default_level_of_thinking_reaches_the_model(
+    start: Start, model: ScriptedProvider, level: str, told: str | None
+) -> None:
+    answer(ask(start({"defaults": {"thinkingDefault": level}}), "hi"))
+
+    assert model.requests[-1].body.get("reasoning_effort") == told
+
+
+@pytest.mark.parametrize("place", ["defaults", "agent", "request"])
+def test_a_stated_effort_wins_over_the_default_level_of_thinking(
+    start: Start, model: ScriptedProvider, place: str
+) -> None:
+    stated = {"reasoningEffort": "minimal"}
+    agents: dict[str, Any] = {
+        "defaults": {"thinkingDefault": "high", "params": stated if place == "defaults" else {}},
+        "list": [{"id": "main", "params": stated if place == "agent" else {}}],
+    }
+    params = SamplingParams(reasoning_effort="minimal" if place == "request" else None)
+
+    answer(ask(start(agents), "hi", params=params))
+
+    assert model.requests[-1].body["reasoning_effort"] == "minimal"
+
+
 # admission
 
 

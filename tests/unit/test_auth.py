@@ -184,6 +184,23 @@ def test_an_ipv4_address_written_as_ipv6_is_the_same_client(clock: Clock) -> Non
     assert outcome(guard, environ(SECRET, peer=OUTSIDE)) == 429
 
 
+def test_all_addresses_of_an_ipv6_network_are_one_client(clock: Clock) -> None:
+    guard = make(clock)
+    for number in range(3):
+        outcome(guard, environ("wrong", peer=f"2001:db8:0:1:{number}::7"))
+
+    assert outcome(guard, environ(SECRET, peer="2001:db8:0:1:ffff::1")) == 429
+    assert outcome(guard, environ(SECRET, peer="2001:db8:0:2::7")) == 200
+
+
+def test_an_ipv6_address_may_name_its_interface(clock: Clock) -> None:
+    guard = make(clock)
+
+    answers = [outcome(guard, environ("wrong", peer=f"fe80::{number}%eth0")) for number in range(1, 5)]
+
+    assert answers == [401, 401, 401, 429]
+
+
 @pytest.mark.parametrize("peer", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])
 def test_this_machine_is_slowed_down_but_never_locked_out(clock: Clock, peer: str) -> None:
     guard = make(clock, limits={"maxAttempts": 1})

@@ -208,7 +208,9 @@ def test_a_snapshot_cannot_be_changed() -> None:
         ({"agents": {"list": [{"id": "a"}], "entries": {"b": {}}}}, "agents: give the agents in list or"),
         ({"agents": {"defaults": {"model": "gpt"}}}, 'agents.defaults.model.primary: must look like "prov'),
         ({"agents": {"defaults": {"timeoutSeconds": float("inf")}}}, "agents.defaults.timeoutSeconds: must"),
-        ({"agents": {"defaults": {"userTimezone": "Mars"}}}, "agents.defaults.userTimezone: must be a time"),
+        ({"agents": {"defaults": {"thinkingDefault": "on"}}}, "agents.defaults.thinkingDefault: must be"),
+        ({"agents": {"defaults": {"maxPending": 0}}}, "agents.defaults.maxPending: must be greater"),
+        ({"agents": {"defaults": {"maxPendingPerSession": 0}}}, "agents.defaults.maxPendingPerSession: must"),
         ({"agents": {"defaults": {"params": {"topP": 2}}}}, "agents.defaults.params.topP: must be less"),
         ({"tools": {"allow": "exec"}}, "tools.allow: must be a list"),
         ({"models": {"providers": {"x": {"baseUrl": "ftp://x"}}}}, "models.providers.x.baseUrl: must be an"),
@@ -386,7 +388,7 @@ def test_a_provider_is_read_with_its_models() -> None:
                     "Local": {
                         "baseUrl": "http://127.0.0.1:1/v1/",
                         "headers": {"x-key": "${K}"},
-                        "models": [{"id": "M", "input": ["text", "image"], "cost": {"input": 1}}],
+                        "models": [{"id": "M", "input": ["text", "image"], "maxTokens": 9}],
                         "compat": {"maxTokensField": "max_tokens"},
                     },
                     "built-in": {"api": "embedded", "slots": 4},
@@ -399,11 +401,8 @@ def test_a_provider_is_read_with_its_models() -> None:
     local = config.models.providers["local"]
     assert local.base_url == "http://127.0.0.1:1/v1"
     assert local.headers["x-key"].get_secret_value() == "header-secret"
-    assert (local.models[0].id, local.models[0].context_window, local.models[0].cost.input) == (
-        "M",
-        200_000,
-        1,
-    )
+    [model] = local.models
+    assert (model.id, model.context_window, model.max_tokens) == ("M", 200_000, 9)
     assert local.compat.max_tokens_field == "max_tokens"
     assert config.models.providers["built-in"].slots == 4
 
@@ -436,12 +435,31 @@ def test_a_file_of_openclaw_loads_and_one_warning_names_what_is_not_served() -> 
                 "http": {"endpoints": {"chatCompletions": {"enabled": True, "images": {}}}},
             },
             "agents": {
-                "defaults": {"compaction": {"mode": "safeguard"}, "models": {}, "workspace": "~/w"},
+                "defaults": {
+                    "compaction": {"mode": "safeguard"},
+                    "models": {},
+                    "skipBootstrap": True,
+                    "userTimezone": "Europe/Berlin",
+                    "workspace": "~/w",
+                },
                 "list": [{"id": "a", "identity": {"name": "A"}, "sandbox": {}}, {"id": "b", "identity": {}}],
             },
             "models": {
                 "mode": "merge",
-                "providers": {"x": {"models": [{"id": "m", "name": "m", "api": "x"}]}},
+                "providers": {
+                    "x": {
+                        "models": [
+                            {
+                                "id": "m",
+                                "name": "m",
+                                "api": "x",
+                                "reasoning": True,
+                                "cost": {"input": 1, "tieredPricing": []},
+                                "compat": {"supportsStore": False, "thinkingFormat": "x"},
+                            }
+                        ]
+                    }
+                },
             },
             "tools": {"exec": {"security": "full"}, "deny": ["exec"]},
             "session": {"dmScope": "main", "reset": {"mode": "daily"}},
@@ -454,6 +472,8 @@ def test_a_file_of_openclaw_loads_and_one_warning_names_what_is_not_served() -> 
         "$schema",
         "agents.defaults.compaction",
         "agents.defaults.models",
+        "agents.defaults.skipBootstrap",
+        "agents.defaults.userTimezone",
         "agents.list[].identity",
         "agents.list[].sandbox",
         "channels",
@@ -465,6 +485,10 @@ def test_a_file_of_openclaw_loads_and_one_warning_names_what_is_not_served() -> 
         "meta",
         "models.mode",
         "models.providers.*.models[].api",
+        "models.providers.*.models[].compat",
+        "models.providers.*.models[].cost",
+        "models.providers.*.models[].name",
+        "models.providers.*.models[].reasoning",
         "plugins",
         "session.dmScope",
         "session.reset",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.channels.openai.schema import MAX_IMAGES, ChatRequest, parse_chat_request
+from app.channels.openai.schema import MAX_IMAGES, MAX_MESSAGES, ChatRequest, parse_chat_request
 from app.errors import InvalidRequest
 from app.messages import (
     AssistantMessage,
@@ -262,6 +262,15 @@ def test_a_conversation_of_only_system_text_is_valid(role: str) -> None:
     request = conversation({"role": role, "content": "Say hello."})
 
     assert (request.system, request.messages) == ("Say hello.", ())
+
+
+def test_a_conversation_has_at_most_ten_thousand_messages() -> None:
+    assert len(conversation(*HI * 10_000).messages) == MAX_MESSAGES
+
+    error = refusal({"messages": HI * 10_001})
+
+    assert (error.param, error.code) == ("messages", "invalid_value")
+    assert "10001" in error.message
 
 
 @pytest.mark.parametrize(
