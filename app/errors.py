@@ -187,7 +187,7 @@ class SessionBusy(GatewayError):
     retry_after: float | None = 1
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} requests are already waiting for this session.")
+        super().__init__(f"This session already has {limit} requests, waiting and running ones together.")
 
 
 class RunTimeout(GatewayError):
