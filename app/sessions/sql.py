@@ -188,8 +188,8 @@ def _load(db: Connection, key: str) -> Loaded:
 
 def _begin(db: Connection, run: RunStart, entries: Sequence[NewEntry]) -> None:
     if run.session_id is not None and not _extend(db, run.session_id, run.id, entries, run.created_at):
-        db.execute(_NEW_SESSION, _new_session_row(run, run.session_id))
-        _extend(db, run.session_id, run.id, entries, run.created_at)
+        db.execute(_NEW_SESSION, _new_session_row(run, run.session_id, len(entries)))
+        _insert(db, run.session_id, run.id, entries, run.created_at, first=1)
     db.execute(_NEW_RUN, _new_run_row(run))
 
 
@@ -222,11 +222,16 @@ def _extend(
     ).scalar()
     if count is None:
         return False
-    if entries:
-        first = count - len(entries) + 1
-        rows = [_message_row(session_id, run_id, now, *numbered) for numbered in enumerate(entries, first)]
-        db.execute(_NEW_MESSAGES, rows)
+    _insert(db, session_id, run_id, entries, now, first=count - len(entries) + 1)
     return True
+
+
+def _insert(
+    db: Connection, session_id: str, run_id: str, entries: Sequence[NewEntry], now: int, *, first: int
+) -> None:
+    rows = [_message_row(session_id, run_id, now, *numbered) for numbered in enumerate(entries, first)]
+    if rows:
+        db.execute(_NEW_MESSAGES, rows)
 
 
 def _message_row(session_id: str, run_id: str, now: int, seq: int, entry: NewEntry) -> dict[str, Any]:
@@ -240,14 +245,14 @@ def _message_row(session_id: str, run_id: str, now: int, seq: int, entry: NewEnt
     }
 
 
-def _new_session_row(run: RunStart, session_id: str) -> dict[str, Any]:
+def _new_session_row(run: RunStart, session_id: str, message_count: int) -> dict[str, Any]:
     return {
         "id": session_id,
         "key": run.session_key,
         "agent_id": run.agent_id,
         "created_at": run.created_at,
         "updated_at": run.created_at,
-        "message_count": 0,
+        "message_count": message_count,
         "input_tokens": 0,
         "output_tokens": 0,
         "model": run.model,

@@ -59,6 +59,5 @@ runs = Table(
 is_open = runs.c.ended_at.is_(None)
 
 Index("ix_sessions_updated_at", sessions.c.updated_at)
-Index("ix_runs_session_key", runs.c.session_key, runs.c.created_at)
 Index("ix_runs_created_at", runs.c.created_at)
 Index("ix_runs_open", runs.c.ended_at, sqlite_where=is_open, postgresql_where=is_open)
