@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -43,7 +44,7 @@ _EMBEDDED: Literal["embedded"] = "embedded"
 _EFFORTS: Mapping[str, str | None] = MappingProxyType({"off": None, "adaptive": None, "ultra": "max"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Runtime:
     """Everything one app's gateway runs on. Immutable; the parts guard themselves."""
 
@@ -56,11 +57,12 @@ class Runtime:
 
     def close(self, drain_seconds: float = 0.0) -> None:
         """End all runs, give back processes, sockets and files. Safe to call twice."""
-        self.runs.drain(drain_seconds)
-        for provider in self.providers.values():
-            provider.close()
-        self.executor.close()
-        self.store.close()
+        with ExitStack() as steps:  # the last one first, and each of them even if another fails
+            steps.callback(self.store.close)
+            steps.callback(self.executor.close)
+            for provider in self.providers.values():
+                steps.callback(provider.close)
+            self.runs.drain(drain_seconds)
 
     def describe(self) -> list[str]:
         """Which agents, model, configuration and state this gateway uses, a line each."""

@@ -235,8 +235,8 @@ def _require_weights(model_path: str | None) -> Path:
     if model_path is not None:
         raise _unavailable("models.providers.embedded.modelPath does not name a file that exists.")
     raise _unavailable(
-        "The built-in model is not installed. Run 'pip install -r requirements.txt' "
-        f"(or 'pip install ./packages/smollm2_weights'), {_OTHER_MODEL}, "
+        "The built-in model is not installed. From a checkout, run 'pip install -r requirements.txt' "
+        f"(or 'pip install .[embedded] ./packages/smollm2_weights'), {_OTHER_MODEL}, "
         "or set models.providers.embedded.modelPath to a GGUF file."
     )
 
