@@ -39,8 +39,9 @@ class CancelToken:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards _reason and _callbacks
+        self._lock = threading.Lock()  # guards everything below
         self._reason: CancelReason | None = None
+        self._settled = False
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._next_id = 0
 
@@ -60,7 +61,7 @@ class CancelToken:
         Callbacks run in the calling thread, once each, before this returns.
         """
         with self._lock:
-            if self._reason is not None:
+            if self._settled or self._reason is not None:
                 return False
             self._reason = reason
             callbacks = list(self._callbacks.values())
@@ -95,6 +96,12 @@ class CancelToken:
         woken.wait(seconds)
         forget()
         self.raise_if_cancelled()
+
+    def settle(self) -> None:
+        """It is too late to cancel: forget all callbacks, and let every later :meth:`cancel` be False."""
+        with self._lock:
+            self._settled = True
+            self._callbacks.clear()
 
     def _remove(self, callback_id: int) -> None:
         with self._lock:

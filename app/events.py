@@ -37,12 +37,49 @@ class ToolStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolUpdated:
+    """A tool call is still at it; ``text`` is what its result looks like so far."""
+
+    call_id: str
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ToolFinished:
-    """A tool call has ended."""
+    """A tool call has ended; ``text`` is its result as the model gets it."""
 
     call_id: str
     name: str
     is_error: bool
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRequested:
+    """A command waits for an operator's word, until ``expires_at`` (Unix milliseconds)."""
+
+    approval_id: str
+    call_id: str
+    command: str
+    directory: str
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalResolved:
+    """The wait is over: ``allow-once``, ``allow-always``, ``deny`` or ``expired``."""
+
+    approval_id: str
+    decision: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContextCompacted:
+    """The older part of the conversation was replaced by a summary; sizes in estimated tokens."""
+
+    tokens_before: int
+    tokens_after: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +105,16 @@ class RunCancelled:
     reason: CancelReason
 
 
-ProgressEvent: TypeAlias = TextDelta | ReasoningDelta | ToolStarted | ToolFinished
+ProgressEvent: TypeAlias = (
+    TextDelta
+    | ReasoningDelta
+    | ToolStarted
+    | ToolUpdated
+    | ToolFinished
+    | ApprovalRequested
+    | ApprovalResolved
+    | ContextCompacted
+)
 TerminalEvent: TypeAlias = RunCompleted | RunFailed | RunCancelled
 RunEvent: TypeAlias = ProgressEvent | TerminalEvent
 

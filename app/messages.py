@@ -63,11 +63,23 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Thoughts:
+    """A model's own reasoning in its API's wire format, to be handed back as it came.
+
+    ``ref`` is ``provider/model``: nobody else can read it (it is signed or encrypted).
+    """
+
+    ref: str
+    items: tuple[JsonObject, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AssistantMessage:
     """A turn of the model."""
 
     text: str
     tool_calls: tuple[ToolCall, ...] = ()
+    thoughts: Thoughts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +100,15 @@ class Usage:
     """Tokens of one or more model calls.
 
     ``input`` counts every prompt token, cached ones included; ``cached`` says how many of
-    them came from the provider's cache; ``reasoning`` is the part of ``output`` spent on it.
+    them came from the provider's cache and ``cache_write`` how many went into it;
+    ``reasoning`` is the part of ``output`` spent on it.
     """
 
     input: int = 0
     output: int = 0
     cached: int = 0
     reasoning: int = 0
+    cache_write: int = 0
 
     @property
     def total(self) -> int:
@@ -107,6 +121,7 @@ class Usage:
             self.output + other.output,
             self.cached + other.cached,
             self.reasoning + other.reasoning,
+            self.cache_write + other.cache_write,
         )
 
 

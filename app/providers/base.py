@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from ..cancel import CancelToken
 from ..events import ReasoningDelta, TextDelta
-from ..messages import FinishReason, JsonObject, Message, SamplingParams, ToolCall, Usage
+from ..messages import FinishReason, JsonObject, Message, SamplingParams, Thoughts, ToolCall, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,35 @@ class ToolSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars per million tokens."""
+
+    input: float
+    output: float
+    cache_read: float
+    cache_write: float
+
+    def of(self, usage: Usage) -> float:
+        """What ``usage`` costs, in dollars."""
+        fresh = max(0, usage.input - usage.cached - usage.cache_write)
+        return (
+            fresh * self.input
+            + usage.cached * self.cache_read
+            + usage.cache_write * self.cache_write
+            + usage.output * self.output
+        ) / 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a model can do.
 
     ``max_output`` is the most tokens it writes in one answer. ``prefill`` means that it
     continues a trailing assistant turn. ``small`` asks for the short system prompt: the
-    model is local and slow to read.
+    model is local and slow to read. ``reasoning`` says whether it takes a level of thinking;
+    None means that nobody knows. ``levels`` names the levels it takes, empty if nobody knows;
+    ``adaptive`` means that it decides itself how much to think, within its level. ``price`` is
+    None where it is not known, never zero for that.
     """
 
     context_window: int = 200_000
@@ -35,6 +58,10 @@ class ModelInfo:
     tools: bool = True
     prefill: bool = False
     small: bool = False
+    reasoning: bool | None = None
+    levels: tuple[str, ...] = ()
+    adaptive: bool = False
+    price: Price | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +79,11 @@ class CallTimeouts:
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One call of one model: everything it gets to see."""
+    """One call of one model: everything it gets to see.
+
+    :ivar credential: which of the provider's keys to use, counted from 0.
+    :ivar cache_key: the same for calls that share their beginning, "" if nobody knows.
+    """
 
     model: str
     system: str
@@ -61,18 +92,22 @@ class ModelRequest:
     params: SamplingParams = SamplingParams()
     extra: JsonObject = field(default_factory=dict)
     timeouts: CallTimeouts = CallTimeouts()
+    credential: int = 0
+    cache_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelDone:
     """The last event of a model call.
 
-    ``usage`` is None if the provider reported none.
+    ``usage`` is None if the provider reported none. ``thoughts`` go back to the same model
+    with the rest of the conversation.
     """
 
     finish_reason: FinishReason
     tool_calls: tuple[ToolCall, ...] = ()
     usage: Usage | None = None
+    thoughts: Thoughts | None = None
 
 
 ModelEvent: TypeAlias = TextDelta | ReasoningDelta | ModelDone
@@ -80,9 +115,14 @@ ModelEvent: TypeAlias = TextDelta | ReasoningDelta | ModelDone
 
 @runtime_checkable
 class Provider(Protocol):
-    """A model API. One object serves all threads."""
+    """A model API. One object serves all threads.
+
+    :ivar credentials: how many keys it has; they are tried one after the other. A provider
+        that does not say has one.
+    """
 
     id: str
+    credentials: int = 1
 
     def info(self, model: str) -> ModelInfo:
         """What ``model`` can do. Quick, no network. Unknown models get defaults."""

@@ -10,6 +10,7 @@ from ..messages import Message, Usage
 Stop: TypeAlias = Literal["stop", "length", "tool_calls", "content_filter", "aborted", "note"]
 EndStatus: TypeAlias = Literal["completed", "failed", "cancelled"]
 RunStatus: TypeAlias = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
+UsageGroup: TypeAlias = Literal["day", "agent", "model", "session"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,32 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """What a person has chosen for one conversation; None leaves it to the agent.
+
+    :ivar model: ``provider/model``, which is then used without fallbacks.
+    :ivar thinking: a level of thinking.
+    :ivar usage: what is shown of it under an answer: ``off``, ``tokens`` or ``full``.
+    """
+
+    model: str | None = None
+    thinking: str | None = None
+    usage: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
-    """A conversation. Tokens are the sums over its finished runs, ``model`` is the last one's."""
+    """A conversation. Tokens and cost are the sums over its finished runs, ``model`` is the last one's.
+
+    :ivar model: "" before the first run.
+    :ivar active_at: when somebody last asked something; decides when a conversation is stale.
+    :ivar context_tokens: size of the last prompt, 0 if nobody has counted.
+    :ivar summary: stands for all messages before ``kept_from``; None while all of them are sent.
+    :ivar kept_from: ``seq`` of the first message that still goes to the model, 1 without a summary.
+    :ivar cost: in US dollars, of the runs whose price is known.
+    :ivar parent_key: the session that spawned this one.
+    :ivar archived_at: set once its key belongs to a newer session; its key is then a name of its own.
+    """
 
     id: str
     key: str
@@ -44,11 +69,23 @@ class Session:
     input_tokens: int
     output_tokens: int
     model: str
+    active_at: int = 0
+    context_tokens: int = 0
+    summary: str | None = None
+    kept_from: int = 1
+    compactions: int = 0
+    cost: float = 0.0
+    settings: SessionSettings = SessionSettings()
+    parent_key: str | None = None
+    archived_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a run begins with; ``session`` is None if nobody has used the key yet."""
+    """What a run begins with; ``session`` is None if nobody has used the key yet.
+
+    ``history`` begins at the session's ``kept_from`` unless the whole transcript was asked for.
+    """
 
     session: Session | None
     history: tuple[Entry, ...]
@@ -65,11 +102,34 @@ class RunStart:
     channel: str
     model: str
     created_at: int
+    parent_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """One attempt to call a model.
+
+    :ivar credential: which of the provider's keys was used, counted from 0.
+    :ivar outcome: ``ok``, a :class:`~app.errors.ProviderReason`, or ``cancelled``.
+    :ivar status: the provider's HTTP status if it refused.
+    :ivar milliseconds: how long it took.
+    """
+
+    model: str
+    credential: int
+    outcome: str
+    status: int | None
+    milliseconds: int
 
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """How a run ended; ``attempts`` counts its model calls, failed ones included."""
+    """How a run ended; ``attempts`` counts its model calls, failed ones included.
+
+    :ivar cost: in US dollars, None if the price is not known.
+    :ivar context_tokens: size of the last prompt, 0 if nobody has counted.
+    :ivar calls: every attempt, in order; recorded only if there is more to tell than one success.
+    """
 
     id: str
     status: EndStatus
@@ -80,6 +140,9 @@ class RunEnd:
     error_message: str | None
     ended_at: int
     attempts: int
+    cost: float | None = None
+    context_tokens: int = 0
+    calls: tuple[ModelCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +163,34 @@ class Run:
     error_message: str | None
     ended_at: int | None
     attempts: int
+    cost: float | None = None
+    calls: tuple[ModelCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UsageQuery:
+    """Which finished runs to count: begun at or after ``since`` and before ``until``.
+
+    :ivar by: what to tell apart; a day is one in UTC.
+    """
+
+    since: int = 0
+    until: int | None = None
+    agent_id: str | None = None
+    session_key: str | None = None
+    by: tuple[UsageGroup, ...] = ("day",)
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """What the runs of one group came to.
+
+    :ivar group: the values of ``UsageQuery.by`` in that order; a day is ``2026-11-23``.
+    :ivar unpriced: runs that used tokens of unknown price, which are not in ``cost``.
+    """
+
+    group: tuple[str, ...]
+    runs: int
+    usage: Usage
+    cost: float
+    unpriced: int

@@ -126,3 +126,13 @@ def test_a_callback_registered_while_another_thread_cancels_runs_exactly_once() 
         for thread in threads:
             thread.join(PATIENCE)
         assert calls == [1]
+
+
+def test_what_has_settled_cannot_be_cancelled_any_more() -> None:
+    token, calls = CancelToken(), list[int]()
+    token.on_cancel(lambda: calls.append(1))
+    token.settle()
+    token.on_cancel(lambda: calls.append(2))
+    assert not token.cancel(CancelReason.USER)
+    assert not token.cancelled
+    assert calls == []
