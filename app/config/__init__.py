@@ -1,29 +1,50 @@
 """The configuration: found, read, checked and frozen. See docs/configuration.md."""
 
-from .agents import AgentConfig, AgentDefaults, AgentsConfig, ModelParams, ModelSelection, ToolPolicyConfig
+from .agents import (
+    AgentConfig,
+    AgentDefaults,
+    AgentsConfig,
+    CompactionConfig,
+    ModelParams,
+    ModelSelection,
+    SubagentsConfig,
+)
+from .extras import McpConfig, McpServerConfig, SkillsConfig
 from .gateway import AuthConfig, ChatCompletionsConfig, GatewayConfig, HttpConfig, RateLimitConfig
 from .loading import config_path, load_config, state_dir
 from .models import Compat, ModelConfig, ModelsConfig, ProviderConfig
-from .schema import Config, SessionConfig
+from .schema import Config, ResetConfig, SessionConfig
+from .tools import AgentToolsConfig, ExecConfig, ExecPolicyConfig, ToolPolicyConfig, ToolsConfig, WebConfig
 
 __all__ = [
     "AgentConfig",
     "AgentDefaults",
+    "AgentToolsConfig",
     "AgentsConfig",
     "AuthConfig",
     "ChatCompletionsConfig",
+    "CompactionConfig",
     "Compat",
     "Config",
+    "ExecConfig",
+    "ExecPolicyConfig",
     "GatewayConfig",
     "HttpConfig",
+    "McpConfig",
+    "McpServerConfig",
     "ModelConfig",
     "ModelParams",
     "ModelSelection",
     "ModelsConfig",
     "ProviderConfig",
     "RateLimitConfig",
+    "ResetConfig",
     "SessionConfig",
+    "SkillsConfig",
+    "SubagentsConfig",
     "ToolPolicyConfig",
+    "ToolsConfig",
+    "WebConfig",
     "config_path",
     "load_config",
     "state_dir",

@@ -1,4 +1,4 @@
-"""The `agents` section, the agents' models, parameters and tool policy."""
+"""The `agents` section: the agents, their models and parameters."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self, TypeAlias
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, model_validator
 
 from .section import Count, Identifier, LowerKeys, Seconds, Section, Text, TextList
+from .tools import AgentToolsConfig
 
 Penalty: TypeAlias = Annotated[float, Field(ge=-2, le=2)]
 Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -21,6 +23,14 @@ def _model_ref(ref: str) -> str:
     if not all(ref.partition("/")):
         raise ValueError('must look like "provider/model"')
     return ref
+
+
+def _timezone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError('must be a time zone like "Europe/Rome"') from None
+    return name
 
 
 def _one_or_many(value: Any) -> Any:
@@ -55,13 +65,21 @@ class ModelParams(Section):
     reasoning_effort: Effort | None = None
 
 
-class ToolPolicyConfig(Section):
-    """Which tools may be used; None means that the file does not say. ``deny`` wins."""
+class SubagentsConfig(Section):
+    """How far agents may split their work."""
 
-    profile: Literal["minimal", "messaging", "coding", "full"] | None = None
-    allow: TextList | None = None
-    deny: TextList = ()
-    also_allow: TextList = ()
+    max_concurrent: Count = 8
+    max_spawn_depth: Annotated[int, Field(ge=0, le=10)] = 1
+    max_children_per_agent: Count = 5
+    model: ModelSelection | None = None
+
+
+class CompactionConfig(Section):
+    """When and how a long conversation is summarised."""
+
+    enabled: bool = True
+    keep_recent_tokens: Count = 20_000
+    reserve_tokens: Count = 20_000
 
 
 class AgentDefaults(Section):
@@ -80,6 +98,9 @@ class AgentDefaults(Section):
     bootstrap_max_chars: Count = 20_000
     bootstrap_total_max_chars: Count = 60_000
     thinking_default: Thinking | None = None
+    user_timezone: Annotated[str, AfterValidator(_timezone)] | None = None
+    compaction: CompactionConfig = CompactionConfig()
+    subagents: SubagentsConfig = SubagentsConfig()
 
 
 class AgentEntry(Section):
@@ -90,7 +111,8 @@ class AgentEntry(Section):
     workspace: Text | None = None
     model: ModelSelection | None = None
     params: ModelParams = ModelParams()
-    tools: ToolPolicyConfig = ToolPolicyConfig()
+    thinking_default: Thinking | None = None
+    tools: AgentToolsConfig = AgentToolsConfig()
 
 
 class AgentConfig(AgentEntry):

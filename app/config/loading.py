@@ -78,6 +78,8 @@ def _load(
         models=parsed.models,
         session=parsed.session,
         tools=parsed.tools,
+        skills=parsed.skills,
+        mcp=parsed.mcp,
         state_dir=state_dir(env),
         path=path,
         warnings=tuple(warnings),

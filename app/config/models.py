@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, Field, Strict, model_validator
 
-from .section import Count, LowerKeys, Secret, Section, Text
+from .section import Count, LowerKeys, Secret, Section, Text, web_address
+
+Dollars: TypeAlias = Annotated[float, Field(ge=0, le=1_000_000)]
+ApiKind: TypeAlias = Literal[
+    "openai-completions", "openai-responses", "anthropic-messages", "ollama", "embedded"
+]
 
 _EMBEDDED_ONLY = {
     "model_path": "modelPath",
@@ -16,19 +20,6 @@ _EMBEDDED_ONLY = {
     "threads": "threads",
     "slots": "slots",
 }
-
-
-def _base_url(text: str) -> str:
-    try:
-        url = urlsplit(text)
-        usable = url.scheme in {"http", "https"} and url.hostname and url.port != 0
-    except ValueError:
-        usable = False
-    if not usable or not text.isprintable() or " " in text:
-        raise ValueError('must be an address like "https://api.example.com/v1"')
-    if url.username is not None or url.query or url.fragment:
-        raise ValueError("must not carry credentials, a query or a fragment; use apiKey or headers")
-    return text.rstrip("/")
 
 
 class Compat(Section):
@@ -42,13 +33,24 @@ class Compat(Section):
     supports_tools: bool | None = None
 
 
+class CostConfig(Section):
+    """What a model costs, in US dollars per million tokens."""
+
+    input: Dollars = 0.0
+    output: Dollars = 0.0
+    cache_read: Dollars | None = None
+    cache_write: Dollars | None = None
+
+
 class ModelConfig(Section):
-    """A model of a provider."""
+    """A model of a provider; None leaves it to what is known about the model."""
 
     id: Text
-    input: Annotated[tuple[Literal["text", "image"], ...], Strict(False)] = ("text",)
-    context_window: Count = 200_000
+    input: Annotated[tuple[Literal["text", "image"], ...], Strict(False)] | None = None
+    context_window: Count | None = None
     max_tokens: Count | None = None
+    reasoning: bool | None = None
+    cost: CostConfig | None = None
 
 
 class ProviderConfig(Section):
@@ -57,9 +59,10 @@ class ProviderConfig(Section):
     Without ``api``, a known vendor's own is meant, else OpenAI's chat completions.
     """
 
-    base_url: Annotated[str, AfterValidator(_base_url)] | None = None
+    base_url: Annotated[str, AfterValidator(web_address)] | None = None
     api_key: Secret | None = None
-    api: Literal["openai-completions", "anthropic-messages", "embedded"] | None = None
+    api_keys: Annotated[tuple[Secret, ...], Strict(False)] = ()
+    api: ApiKind | None = None
     headers: Mapping[Text, Secret] = {}
     auth_header: bool = True
     models: Annotated[tuple[ModelConfig, ...], Strict(False)] = ()

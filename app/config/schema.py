@@ -5,20 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, Field, SecretStr
 
-from .agents import AgentsConfig, ToolPolicyConfig
+from .agents import AgentsConfig
+from .extras import McpConfig, SkillsConfig
 from .gateway import GatewayConfig
 from .models import ModelsConfig
-from .section import Identifier, Section
+from .section import Count, Identifier, Section
+from .tools import ToolsConfig
+
+
+class ResetConfig(Section):
+    """When a conversation begins anew by itself."""
+
+    mode: Literal["none", "daily", "idle"] = "none"
+    at_hour: Annotated[int, Field(ge=0, le=23)] = 4
+    idle_minutes: Count | None = None
 
 
 class SessionConfig(Section):
-    """How conversations are named."""
+    """How conversations are named, and how long they last."""
 
     main_key: Identifier = "main"
+    reset: ResetConfig = ResetConfig()
 
 
 class Env(Section):
@@ -38,7 +49,9 @@ class Document(Section):
     agents: AgentsConfig = AgentsConfig()
     models: ModelsConfig = ModelsConfig()
     session: SessionConfig = SessionConfig()
-    tools: ToolPolicyConfig = ToolPolicyConfig()
+    tools: ToolsConfig = ToolsConfig()
+    skills: SkillsConfig = SkillsConfig()
+    mcp: McpConfig = McpConfig()
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,9 @@ class Config:
     agents: AgentsConfig
     models: ModelsConfig
     session: SessionConfig
-    tools: ToolPolicyConfig
+    tools: ToolsConfig
+    skills: SkillsConfig
+    mcp: McpConfig
     state_dir: Path
     path: Path | None
     warnings: tuple[str, ...]

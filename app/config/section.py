@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, TypeAlias
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, Strict
 from pydantic.alias_generators import to_camel
@@ -43,6 +44,23 @@ def _identifier(text: str) -> str:
     if not _ID.fullmatch(text.lower()):
         raise ValueError('must be 1 to 64 of a-z, 0-9, "_" and "-", and start with a letter or digit')
     return text.lower()
+
+
+def web_address(text: str) -> str:
+    """``text`` without a slash at its end, if it is a plain http(s) address.
+
+    :raises ValueError: it is none, or it carries credentials, a query or a fragment.
+    """
+    try:
+        url = urlsplit(text)
+        usable = url.scheme in {"http", "https"} and url.hostname and url.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not text.isprintable() or " " in text:
+        raise ValueError('must be an address like "https://api.example.com/v1"')
+    if url.username is not None or url.query or url.fragment:
+        raise ValueError("must not carry credentials, a query or a fragment; use apiKey or headers")
+    return text.rstrip("/")
 
 
 def _with_lower_keys(value: Any) -> Any:

@@ -11,6 +11,7 @@ from .problems import key_path
 
 _REFERENCE = re.compile(r"(\$?)\$\{([A-Z_][A-Z0-9_]*)\}")
 _SECRET_KEYS = {"token", "password", "apiKey"}
+_SECRET_SECTIONS = frozenset({"apiKeys", "env", "headers"})
 _Steps = tuple[str | int, ...]
 
 
@@ -63,4 +64,4 @@ class Substitution:
 
 
 def _is_secret(steps: _Steps) -> bool:
-    return bool(steps) and (steps[-1] in _SECRET_KEYS or "headers" in steps[:-1])
+    return bool(steps) and (steps[-1] in _SECRET_KEYS or not _SECRET_SECTIONS.isdisjoint(steps[:-1]))

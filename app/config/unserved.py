@@ -16,10 +16,8 @@ _API_KINDS = {
     "github-copilot",
     "google-generative-ai",
     "google-vertex",
-    "ollama",
     "openai-chatgpt-responses",
     "openai-codex-responses",
-    "openai-responses",
 }
 
 
@@ -32,14 +30,14 @@ _PARAMS = _words(
     parallel_tool_calls responsesServerCompaction serviceTier streaming textVerbosity thinking transport"""
 )
 _TOOLS = _words(
-    """agentToAgent byProvider codeMode elevated exec experimental fs github links loopDetection media
-    message sandbox sessions sessions_spawn subagents swarm toolSearch toolsBySender web"""
+    """agentToAgent codeMode elevated experimental fs github links loopDetection media
+    message sandbox sessions sessions_spawn subagents swarm toolSearch toolsBySender"""
 )
 _AGENT = _words(
     """agentDir agentRuntime bootstrapMaxChars bootstrapTotalMaxChars contextInjection contextLimits
     contextTokens description embeddedAgent embeddedPi experimental fastModeDefault groupChat heartbeat
     humanDelay identity memory memorySearch modelPolicy models plugins reasoningDefault runtime sandbox
-    skills skillsLimits subagents thinkingDefault toolProgressDetail tts typingIntervalSeconds typingMode
+    skills skillsLimits subagents toolProgressDetail tts typingIntervalSeconds typingMode
     utilityModel verboseDefault"""
 )
 _COMPAT = _words(
@@ -49,11 +47,15 @@ _COMPAT = _words(
     thinkingFormat toolCallArgumentsEncoding toolSchemaProfile"""
 )
 
+_EXEC = _words(
+    "applyPatch host node notifyOnExit notifyOnExitEmptySuccess pathPrepend safeBins strictInlineEval"
+)
+
 UNSERVED: Mapping[str, frozenset[str]] = {
     "": _words(
         """$schema accessGroups acp approvals audio auth bindings broadcast browser canvasHost channels cli
-        cloudWorkers commands crestodian cron diagnostics discovery hooks logging mcp media memory messages
-        meta multiAgent nodeHost plugins proxy secrets skills surfaces talk tts ui update web wizard"""
+        cloudWorkers commands crestodian cron diagnostics discovery hooks logging media memory messages
+        meta multiAgent nodeHost plugins proxy secrets surfaces talk tts ui update web wizard"""
     ),
     "env": _words("shellEnv"),
     "gateway": _words(
@@ -67,25 +69,39 @@ UNSERVED: Mapping[str, frozenset[str]] = {
     "gateway.http.endpoints.chatCompletions": _words("images maxBodyBytes maxImageParts maxTotalImageBytes"),
     "agents.defaults": _words(
         """additionalSystemPrompt agentRuntime blockStreamingBreak blockStreamingChunk
-        blockStreamingCoalesce blockStreamingDefault bootstrapPromptTruncationWarning cliBackends compaction
+        blockStreamingCoalesce blockStreamingDefault bootstrapPromptTruncationWarning cliBackends
         contextInjection contextLimits contextPruning contextTokens elevatedDefault embeddedAgent embeddedPi
         envelopeElapsed envelopeTimestamp envelopeTimezone experimental fastModeDefault heartbeat humanDelay
         imageGenerationModel imageMaxDimensionPx imageModel imageQuality mediaMaxMb memorySearch modelPolicy
         models musicGenerationModel pdfMaxBytesMb pdfMaxPages pdfModel reasoningDefault repoRoot sandbox
-        silentReply skills skipBootstrap skipOptionalBootstrapFiles startupContext subagents
-        systemPromptOverride timeFormat toolProgressDetail typingIntervalSeconds typingMode userTimezone
+        silentReply skills skipBootstrap skipOptionalBootstrapFiles startupContext
+        systemPromptOverride timeFormat toolProgressDetail typingIntervalSeconds typingMode
         utilityModel verboseDefault videoGenerationModel"""
     ),
+    "agents.defaults.compaction": _words(
+        """customInstructions identifierInstructions identifierPolicy maxHistoryShare memoryFlush mode model
+        notifyUser postCompactionSections postIndexSync provider qualityGuard recentTurnsPreserve
+        reserveTokensFloor timeoutSeconds truncateAfterCompaction"""
+    ),
+    "agents.defaults.subagents": _words(
+        """allowAgents announceTimeoutMs archiveAfterMinutes delegationMode requireAgentId
+        runTimeoutSeconds thinking"""
+    ),
+    "agents.defaults.subagents.model": _words("timeoutMs"),
     "agents.defaults.params": _PARAMS,
     "agents.defaults.model": _words("timeoutMs"),
     "agents.list[]": _AGENT,
     "agents.list[].model": _words("timeoutMs"),
     "agents.list[].params": _PARAMS,
     "agents.list[].tools": _TOOLS,
+    "agents.list[].tools.exec": _EXEC | _words("backgroundMs cleanupMs timeoutSec"),
     "agents.entries.*": _AGENT,
     "agents.entries.*.model": _words("timeoutMs"),
     "agents.entries.*.params": _PARAMS,
     "agents.entries.*.tools": _TOOLS,
+    "agents.entries.*.tools.exec": _EXEC | _words("backgroundMs cleanupMs timeoutSec"),
+    "mcp": _words("sessionIdleTtlMs"),
+    "mcp.servers.*": _words("connectionTimeoutMs workingDirectory"),
     "models": _words("bedrockDiscovery mode pricing proxy"),
     "models.providers.*": _words(
         """agentRuntime auth contextTokens contextWindow injectNumCtxForOpenAICompat localService maxTokens
@@ -93,15 +109,23 @@ UNSERVED: Mapping[str, frozenset[str]] = {
     ),
     "models.providers.*.compat": _COMPAT,
     "models.providers.*.models[]": _words(
-        """agentRuntime api baseUrl compat contextTokens cost headers mediaInput metadataSource name params
-        reasoning thinkingLevelMap"""
+        """agentRuntime api baseUrl compat contextTokens headers mediaInput metadataSource name params
+        thinkingLevelMap"""
     ),
+    "models.providers.*.models[].cost": _words("tieredPricing"),
     "session": _words(
-        """agentToAgent dmScope idleMinutes identityLinks maintenance maxRecentTurns parentForkMaxTokens reset
+        """agentToAgent dmScope idleMinutes identityLinks maintenance maxRecentTurns parentForkMaxTokens
         resetByChannel resetByType resetTriggers scope sendPolicy store threadBindings
         transcriptRetentionDays typingIntervalSeconds typingMode writeLock"""
     ),
+    "session.reset": _words("daily"),
+    "skills": _words("allowBundled install limits"),
+    "skills.load": _words("watch watchDebounceMs"),
+    "skills.entries.*": _words("apiKey config"),
     "tools": _TOOLS,
+    "tools.exec": _EXEC,
+    "tools.web.fetch": _words("firecrawl maxCharsCap maxResponseBytes readability ssrfPolicy userAgent"),
+    "tools.web.search": _words("cacheTtlMinutes brave gemini grok kimi openaiCodex perplexity"),
 }
 
 

@@ -402,17 +402,17 @@ def test_a_provider_is_read_with_its_models() -> None:
     assert local.base_url == "http://127.0.0.1:1/v1"
     assert local.headers["x-key"].get_secret_value() == "header-secret"
     [model] = local.models
-    assert (model.id, model.context_window, model.max_tokens) == ("M", 200_000, 9)
+    assert (model.id, model.context_window, model.max_tokens) == ("M", None, 9)
     assert local.compat.max_tokens_field == "max_tokens"
     assert config.models.providers["built-in"].slots == 4
 
 
 def test_a_provider_of_another_kind_is_ignored_with_a_warning_and_needs_no_key() -> None:
-    config = load({"models": {"providers": {"local": {"api": "ollama", "apiKey": "${UNSET}"}}}})
+    config = load({"models": {"providers": {"local": {"api": "google-vertex", "apiKey": "${UNSET}"}}}})
 
     assert dict(config.models.providers) == {}
     assert config.warnings == (
-        'models.providers.local: api "ollama" is not served yet; the provider is ignored',
+        'models.providers.local: api "google-vertex" is not served yet; the provider is ignored',
     )
     assert problems_of({"models": {"providers": {"x": {"api": "openai-completion"}}}})
 
@@ -461,7 +461,7 @@ def test_a_file_of_openclaw_loads_and_one_warning_names_what_is_not_served() -> 
                     }
                 },
             },
-            "tools": {"exec": {"security": "full"}, "deny": ["exec"]},
+            "tools": {"exec": {"security": "full", "host": "gateway"}, "deny": ["exec"]},
             "session": {"dmScope": "main", "reset": {"mode": "daily"}},
         }
     )
@@ -470,10 +470,9 @@ def test_a_file_of_openclaw_loads_and_one_warning_names_what_is_not_served() -> 
     assert prefix == "not served by this gateway and ignored"
     assert names.split(", ") == [
         "$schema",
-        "agents.defaults.compaction",
+        "agents.defaults.compaction.mode",
         "agents.defaults.models",
         "agents.defaults.skipBootstrap",
-        "agents.defaults.userTimezone",
         "agents.list[].identity",
         "agents.list[].sandbox",
         "channels",
@@ -486,13 +485,11 @@ def test_a_file_of_openclaw_loads_and_one_warning_names_what_is_not_served() -> 
         "models.mode",
         "models.providers.*.models[].api",
         "models.providers.*.models[].compat",
-        "models.providers.*.models[].cost",
+        "models.providers.*.models[].cost.tieredPricing",
         "models.providers.*.models[].name",
-        "models.providers.*.models[].reasoning",
         "plugins",
         "session.dmScope",
-        "session.reset",
-        "tools.exec",
+        "tools.exec.host",
     ]
     assert config.gateway.http.endpoints.chat_completions.enabled
     assert config.tools.deny == ("exec",)
