@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.config import ToolPolicyConfig
-from app.tools.policy import GROUPS, PROFILES, build_policy
+from app.config import AgentToolsConfig, ToolPolicyConfig, ToolsConfig
+from app.tools.policy import BUILT_IN, GROUPS, PROFILES, ToolPolicy, build_policy, unknown_names
 
 TOOLS = sorted({*(name for group in GROUPS.values() for name in group), "weather"})
-NOTHING = ToolPolicyConfig()
+NOTHING: dict[str, object] = {}
 
 
-def permitted(everyone: ToolPolicyConfig = NOTHING, agent: ToolPolicyConfig = NOTHING) -> set[str]:
-    policy = build_policy(everyone, agent)
-    return {name for name in TOOLS if policy.permits(name)}
+def policy_of(everyone: Mapping[str, object] = NOTHING, agent: Mapping[str, object] = NOTHING) -> ToolPolicy:
+    return build_policy(ToolsConfig.model_validate(everyone), AgentToolsConfig.model_validate(agent))
 
 
-def config(**fields: object) -> ToolPolicyConfig:
-    return ToolPolicyConfig.model_validate(fields)
+def permitted(
+    everyone: Mapping[str, object] = NOTHING, agent: Mapping[str, object] = NOTHING, **call: str
+) -> set[str]:
+    policy = policy_of(everyone, agent)
+    return {name for name in TOOLS if policy.permits(name, **call)}
 
 
 SESSIONS = {"sessions_list", "sessions_history", "sessions_send", "sessions_spawn", "session_status"}
-FILES = {"read", "write", "edit", "apply_patch"}
+FILES = {"read", "write", "edit", "apply_patch", "ls", "grep", "find"}
+LOOKING = {"session_status", "read", "ls", "grep", "find"}
 
 
 @pytest.mark.parametrize(
     ("everyone", "agent", "expected"),
     [
-        ({}, {}, {"session_status", "read"}),
+        ({}, {}, LOOKING),
         ({"profile": "minimal"}, {}, {"session_status"}),
         ({"profile": "full"}, {}, set(TOOLS)),
         ({"profile": "full"}, {"profile": "minimal"}, {"session_status"}),
@@ -39,29 +45,29 @@ FILES = {"read", "write", "edit", "apply_patch"}
         ({"profile": "full", "deny": ["exec"]}, {"allow": ["exec", "read"]}, {"read"}),
         ({"profile": "full"}, {"allow": ["sess*"]}, SESSIONS),
         ({"profile": "full"}, {"allow": ["*"], "deny": ["*"]}, set()),
-        ({"profile": "full"}, {"deny": ["*_*"]}, {"read", "write", "edit", "exec", "process", "weather"}),
+        ({"profile": "full"}, {"deny": ["*_*"]}, {name for name in TOOLS if "_" not in name}),
         ({"profile": "minimal"}, {"allow": ["exec"]}, set()),
         ({"profile": "minimal"}, {"alsoAllow": ["exec"]}, {"session_status", "exec"}),
         ({"profile": "coding", "allow": ["group:fs"]}, {"allow": ["read", "exec"]}, {"read"}),
         ({}, {"allow": ["weather"]}, {"weather"}),
-        ({}, {"alsoAllow": ["weather"]}, {"session_status", "read", "weather"}),
-        ({}, {"deny": ["read"]}, {"session_status"}),
+        ({}, {"alsoAllow": ["weather"]}, LOOKING | {"weather"}),
+        ({}, {"deny": ["read"]}, LOOKING - {"read"}),
         ({}, {"allow": ["BASH", " Apply-Patch "]}, {"exec", "apply_patch"}),
-        ({}, {"allow": ["group:fs"], "deny": ["write", "edit"]}, {"read", "apply_patch"}),
+        ({}, {"allow": ["group:fs"], "deny": ["write", "edit"]}, FILES - {"write", "edit"}),
         ({"profile": "full"}, {"allow": ["group:unknown"]}, set()),
     ],
 )
 def test_profile_allow_deny_groups_and_wildcards(
     everyone: dict[str, object], agent: dict[str, object], expected: set[str]
 ) -> None:
-    assert permitted(config(**everyone), config(**agent)) == expected
+    assert permitted(everyone, agent) == expected
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_profile_allows_its_tools_and_no_others(profile: str) -> None:
     expected = set(TOOLS) if profile == "full" else set(PROFILES[profile])
 
-    assert permitted(config(profile=profile)) == expected & set(TOOLS)
+    assert permitted({"profile": profile}) == expected & set(TOOLS)
 
 
 def test_without_a_profile_an_agent_looks_but_does_not_touch() -> None:
@@ -69,7 +75,7 @@ def test_without_a_profile_an_agent_looks_but_does_not_touch() -> None:
 
 
 def test_the_case_of_a_name_changes_nothing() -> None:
-    policy = build_policy(config(profile="full", deny=["EXEC"]), NOTHING)
+    policy = policy_of({"profile": "full", "deny": ["EXEC"]})
 
     assert not policy.permits("exec")
     assert not policy.permits("Exec")
@@ -77,33 +83,107 @@ def test_the_case_of_a_name_changes_nothing() -> None:
 
 
 def test_a_pattern_without_a_star_is_a_name() -> None:
-    policy = build_policy(config(profile="full", deny=["rea?", "[e]xec"]), NOTHING)
+    policy = policy_of({"profile": "full", "deny": ["rea?", "[e]xec"]})
 
     assert policy.permits("read")
     assert policy.permits("exec")
 
 
 NAMES = st.sampled_from([*TOOLS, *GROUPS, "*", "sess*", "*_search", "BASH", "unknown"])
-SECTIONS = st.builds(
-    ToolPolicyConfig,
-    profile=st.none() | st.sampled_from(sorted(PROFILES)),
-    allow=st.none() | st.lists(NAMES, max_size=3).map(tuple),
-    deny=st.lists(NAMES, max_size=3).map(tuple),
-    also_allow=st.lists(NAMES, max_size=2).map(tuple),
+SECTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "profile": st.sampled_from(sorted(PROFILES)),
+        "allow": st.lists(NAMES, max_size=3),
+        "deny": st.lists(NAMES, max_size=3),
+        "alsoAllow": st.lists(NAMES, max_size=2),
+    },
 )
 
 
 @given(SECTIONS, SECTIONS)
-def test_what_anybody_denies_stays_denied(everyone: ToolPolicyConfig, agent: ToolPolicyConfig) -> None:
-    denied = {name.lower() for name in (*everyone.deny, *agent.deny)} & set(TOOLS)
+def test_what_anybody_denies_stays_denied(everyone: dict[str, Any], agent: dict[str, Any]) -> None:
+    denied = {name.lower() for name in (*everyone.get("deny", ()), *agent.get("deny", ()))} & set(TOOLS)
 
     assert permitted(everyone, agent).isdisjoint(denied)
 
 
 @given(SECTIONS, SECTIONS, NAMES)
-def test_denying_more_never_permits_more(
-    everyone: ToolPolicyConfig, agent: ToolPolicyConfig, name: str
-) -> None:
-    stricter = agent.model_copy(update={"deny": (*agent.deny, name)})
+def test_denying_more_never_permits_more(everyone: dict[str, Any], agent: dict[str, Any], name: str) -> None:
+    stricter = {**agent, "deny": [*agent.get("deny", ()), name]}
 
     assert permitted(everyone, stricter) <= permitted(everyone, agent)
+
+
+@given(SECTIONS, SECTIONS, SECTIONS)
+def test_rules_for_a_provider_or_a_channel_only_narrow(
+    everyone: dict[str, Any], agent: dict[str, Any], narrower: dict[str, Any]
+) -> None:
+    plain = permitted(everyone, agent)
+    sections = {**everyone, "byProvider": {"acme": narrower}, "byChannel": {"openai": narrower}}
+
+    assert permitted(sections, agent) == plain
+    assert permitted(sections, agent, model_ref="acme/m-1") <= plain
+    assert permitted(sections, agent, channel="openai") <= plain
+
+
+def test_a_provider_or_one_of_its_models_can_have_rules_of_its_own() -> None:
+    everyone = {
+        "profile": "coding",
+        "byProvider": {"Acme": {"deny": ["exec"]}, "other/Small": {"profile": "minimal"}},
+    }
+
+    assert "exec" not in permitted(everyone, model_ref="acme/m")
+    assert "exec" in permitted(everyone, model_ref="other/large")
+    assert permitted(everyone, model_ref="other/small") == {"session_status"}
+
+
+def test_a_channel_can_have_rules_of_its_own() -> None:
+    everyone = {"profile": "coding", "byChannel": {"openai": {"deny": ["group:runtime"]}}}
+
+    assert "exec" not in permitted(everyone, channel="openai")
+    assert "exec" in permitted(everyone, channel="cli")
+
+
+@pytest.mark.parametrize(
+    ("agent", "expected"),
+    [
+        ({}, True),
+        ({"profile": "coding"}, True),
+        ({"profile": "full"}, True),
+        ({"profile": "minimal"}, False),
+        ({"profile": "messaging"}, False),
+        ({"deny": ["clock__*"]}, False),
+        ({"allow": ["read"]}, False),
+    ],
+)
+def test_tools_that_the_operator_brought_along_are_there_unless_the_policy_says_no(
+    agent: dict[str, Any], expected: bool
+) -> None:
+    policy = build_policy(ToolsConfig(), AgentToolsConfig.model_validate(agent), ["clock__*"])
+
+    assert policy.permits("clock__now") is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("read", None),
+        ("READ ", None),
+        ("group:fs", None),
+        ("group:openclaw", None),
+        ("bash", None),
+        ("browser", None),
+        ("*", None),
+        ("sess*", None),
+        ("clock__now", None),
+        ("clock__*", None),
+        ("wether", 'deny: there is no tool "wether"; did you mean "weather"?'),
+        ("group:runtimes", 'deny: there is no tool "group:runtimes"; did you mean "group:runtime"?'),
+        ("zzz*", 'deny: there is no tool "zzz*"'),
+    ],
+)
+def test_a_name_that_is_no_tool_is_reported(name: str, problem: str | None) -> None:
+    found = list(unknown_names(ToolPolicyConfig(deny=(name,)), {*BUILT_IN, "weather", "clock__*"}))
+
+    assert found == ([problem] if problem else [])
