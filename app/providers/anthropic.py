@@ -2,24 +2,24 @@
 
 What the API insists on and a conversation of ours need not fulfil is put right here: the
 roles alternate and the user begins, no text is blank, calls have ids that are unique and
-plain. A thinking model wants its own thoughts back, signed, after its tools have run; they
-are not kept, so it thinks only at the beginning of a turn.
+plain. A thinking model gets its own thoughts back, signed, after its tools have run. Where
+they are missing (another model began the turn), one with a budget of thoughts thinks no more
+until the user has spoken again.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import ClassVar, Literal
 
-from ..errors import ProviderError, ProviderReason
 from ..events import ReasoningDelta, TextDelta
 from ..messages import (
     AssistantMessage,
     FinishReason,
     ImagePart,
+    JsonObject,
     JsonValue,
     Message,
     SamplingParams,
@@ -32,17 +32,33 @@ from ..messages import (
 from ..wire import InvalidJson, dumps, loads
 from .base import ModelDone, ModelEvent, ModelInfo, ModelRequest, ToolSpec
 from .classify import classify_event
-from .streaming import StreamingProvider, as_count, as_object, as_text, conclude, parse_event, unique
+from .streaming import (
+    CallIds,
+    StreamingProvider,
+    as_count,
+    as_object,
+    as_text,
+    conclude,
+    level_for,
+    parse_event,
+    plain,
+    thoughts_of,
+    unique,
+    unknown,
+    with_own_thoughts,
+)
 from .transport import HttpClient
 
 _VERSION = "2023-06-01"
 _MAX_OUTPUT = 8192
 _OPENING = "(The conversation begins with your own words.)"
 
-# Tokens to think with; whatever is asked for beyond "high" is as much as "high".
+# Tokens to think with, for models that are told how many; beyond "high" is as much as "high".
 _BUDGETS: Mapping[str, int] = MappingProxyType(
     {"none": 0, "minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 16384, "max": 16384}
 )
+_THOUGHTS = frozenset({"thinking", "redacted_thinking"})
+_FIRST = _THOUGHTS | {"tool_result"}
 _LEAST_BUDGET = 1024
 _LEAST_ANSWER = 1024
 
@@ -61,52 +77,59 @@ _STOP_REASONS: Mapping[str, FinishReason] = MappingProxyType(
 class AnthropicMessages(StreamingProvider):
     """One server, reached at ``base_url`` (which ends before ``/v1/messages``, or before ``/messages``).
 
-    :param headers: sent with every request; they win over our own.
-    :param models: what is known about some models; ``default`` holds for the others.
-    :param http: belongs to this provider from now on and is closed with it.
+    The parameters are those of :class:`StreamingProvider`.
     """
+
+    wire_headers: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"accept": "text/event-stream", "anthropic-version": _VERSION}
+    )
 
     def __init__(
         self,
         id: str,  # noqa: A002 - the contract's name
         *,
         base_url: str,
-        api_key: str | None,
         http: HttpClient,
+        api_keys: Sequence[str] = (),
         headers: Mapping[str, str] = MappingProxyType({}),
         models: Mapping[str, ModelInfo] = MappingProxyType({}),
+        lookup: Callable[[str], ModelInfo | None] = unknown,
         default: ModelInfo = ModelInfo(prefill=True),  # noqa: B008 - it is frozen
     ) -> None:
         super().__init__(
             id,
             url=f"{base_url.rstrip('/').removesuffix('/v1')}/v1/messages",
-            api_key=api_key,
-            credentials={"anthropic-version": _VERSION} | ({"x-api-key": api_key} if api_key else {}),
+            api_keys=api_keys,
             headers=headers,
             models=models,
+            lookup=lookup,
             default=default,
             http=http,
         )
 
+    def _authorization(self, api_key: str) -> dict[str, str]:
+        return {"x-api-key": api_key}
+
     def _body(self, request: ModelRequest) -> dict[str, JsonValue]:
-        if refused := _unsupported(request.params):
-            raise ProviderError(
-                ProviderReason.FORMAT, f"Provider {self.id!r} does not support {refused}.", provider=self.id
-            )
-        return build_body(request, self.info(request.model).max_output)
+        self._refuse_unknown(_absent(request.params), request)
+        return build_body(request, self.info(request.model), f"{self.id}/{request.model}")
 
-    def _decoder(self) -> MessageDecoder:
-        return MessageDecoder(self.id, self._secrets)
+    def _decoder(self, ref: str) -> MessageDecoder:
+        return MessageDecoder(self.id, self._secrets, ref=ref)
 
 
-def build_body(request: ModelRequest, max_output: int | None = None) -> dict[str, JsonValue]:
+def build_body(
+    request: ModelRequest,
+    info: ModelInfo = ModelInfo(),  # noqa: B008 - it is frozen
+    ref: str = "",
+) -> dict[str, JsonValue]:
     """The JSON body of a call. ``request.extra`` is merged last and wins.
 
-    :param max_output: the most tokens that the model writes, if that is known.
+    :param ref: the model called; only its own thoughts are handed back.
     """
-    turns = _turns(request.messages)
-    max_tokens = request.params.max_tokens or max_output or _MAX_OUTPUT
-    budget = _budget(request.params.reasoning_effort, max_tokens) if _begins_a_turn(turns) else 0
+    turns = _turns(with_own_thoughts(request.messages, ref))
+    max_tokens = request.params.max_tokens or info.max_output or _MAX_OUTPUT
+    thinking = _thinking(request.params.reasoning_effort, info, turns, max_tokens)
     body: dict[str, JsonValue] = {
         "model": request.model,
         "max_tokens": max_tokens,
@@ -115,10 +138,9 @@ def build_body(request: ModelRequest, max_output: int | None = None) -> dict[str
     }
     if request.system.strip():
         body["system"] = [_cached(_text_block(request.system))]
-    if budget:
-        body["thinking"] = {"type": "enabled", "budget_tokens": budget}
     tools = _tools(request.tools, turns)
-    return body | tools | _sampling(request.params, thinking=budget > 0) | dict(request.extra)
+    sampling = _sampling(request.params, thinking="thinking" in thinking)
+    return body | tools | thinking | sampling | dict(request.extra)
 
 
 class MessageDecoder:
@@ -128,13 +150,15 @@ class MessageDecoder:
     skipped, as the API's versioning asks of its clients.
     """
 
-    def __init__(self, provider: str, secrets: Sequence[str] = ()) -> None:
+    def __init__(self, provider: str, secrets: Sequence[str] = (), *, ref: str = "") -> None:
         self.done = False
+        self._ref = ref
         self._provider = provider
         self._secrets = secrets
         self._stop_reason: str | None = None
         self._tokens: dict[str, int] = {}
         self._calls: dict[int, _Call] = {}
+        self._thoughts: dict[int, _Thought] = {}
 
     @property
     def answered(self) -> bool:
@@ -177,18 +201,24 @@ class MessageDecoder:
             ToolCall(unique(call.id or f"call_{index}", taken), call.name, "".join(call.arguments) or "{}")
             for index, call in sorted(self._calls.items())
         ]
-        return conclude(self._provider, reason, calls, self._usage())
+        thoughts = [block for _, one in sorted(self._thoughts.items()) if (block := one.block())]
+        return conclude(self._provider, reason, calls, self._usage(), thoughts_of(self._ref, thoughts))
 
     def _begin(self, index: int, block: dict[str, JsonValue]) -> list[ModelEvent]:
         if block.get("type") == "tool_use":
             stated = as_object(block.get("input"))  # of a whole message; in a stream it follows in pieces
             arguments = [dumps(stated).decode()] if stated else []
             self._calls[index] = _Call(as_text(block.get("id")), as_text(block.get("name")), arguments)
+        if block.get("type") in {"thinking", "redacted_thinking"}:
+            self._thoughts[index] = _Thought()
+            self._thoughts[index].add(block)
         return _deltas(block)
 
     def _continue(self, index: int, delta: dict[str, JsonValue]) -> list[ModelEvent]:
         if delta.get("type") == "input_json_delta" and index in self._calls:
             self._calls[index].arguments.append(as_text(delta.get("partial_json")))
+        if index in self._thoughts:
+            self._thoughts[index].add(delta)
         return _deltas(delta)
 
     def _whole(self, message: dict[str, JsonValue]) -> list[ModelEvent]:
@@ -200,7 +230,8 @@ class MessageDecoder:
 
     def _count(self, holder: dict[str, JsonValue]) -> None:
         """Note token counts. They are running totals, and zero where nothing is known yet."""
-        for name, value in as_object(holder.get("usage")).items():
+        usage = as_object(holder.get("usage"))
+        for name, value in (usage | as_object(usage.get("output_tokens_details"))).items():
             if count := as_count(value):
                 self._tokens[name] = count
 
@@ -214,7 +245,13 @@ class MessageDecoder:
             self._tokens.get(name, 0)
             for name in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
         )
-        return Usage(input=fresh + read + written, output=self._tokens.get("output_tokens", 0), cached=read)
+        return Usage(
+            input=fresh + read + written,
+            output=self._tokens.get("output_tokens", 0),
+            cached=read,
+            reasoning=self._tokens.get("thinking_tokens", 0),
+            cache_write=written,
+        )
 
 
 @dataclass(slots=True)
@@ -222,6 +259,26 @@ class _Call:
     id: str
     name: str
     arguments: list[str]
+
+
+class _Thought:
+    """A block of thinking, put together from its pieces."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[str, list[str]] = {"thinking": [], "signature": [], "data": []}
+
+    def add(self, piece: dict[str, JsonValue]) -> None:
+        for name, texts in self._pieces.items():
+            texts.append(as_text(piece.get(name)))
+
+    def block(self) -> JsonObject | None:
+        """The block as it is handed back; None without a signature, for it would be refused."""
+        whole = {name: "".join(texts) for name, texts in self._pieces.items()}
+        if whole["data"]:
+            return {"type": "redacted_thinking", "data": whole["data"]}
+        if whole["signature"]:
+            return {"type": "thinking", "thinking": whole["thinking"], "signature": whole["signature"]}
+        return None
 
 
 def _deltas(block: dict[str, JsonValue]) -> list[ModelEvent]:
@@ -243,25 +300,10 @@ class _Turn:
     blocks: list[dict[str, JsonValue]]
 
 
-class _CallIds:
-    """The ids of calls on the wire. A result has the id of the latest call that had its id."""
-
-    def __init__(self) -> None:
-        self._taken: set[str] = set()
-        self._current: dict[str, str] = {}
-
-    def of_call(self, call_id: str) -> str:
-        self._current[call_id] = unique(_plain(call_id), self._taken)
-        return self._current[call_id]
-
-    def of_result(self, call_id: str) -> str:
-        return self._current.get(call_id) or _plain(call_id)
-
-
 def _turns(messages: Sequence[Message]) -> list[_Turn]:
     """The conversation in turns that alternate; the user has the first one."""
     turns: list[_Turn] = []
-    ids = _CallIds()
+    ids = CallIds()
     for message in _without_trailing_space(messages):
         role: Literal["user", "assistant"] = "assistant" if isinstance(message, AssistantMessage) else "user"
         blocks = _blocks(message, ids)
@@ -270,7 +312,7 @@ def _turns(messages: Sequence[Message]) -> list[_Turn]:
         elif blocks:
             turns.append(_Turn(role, blocks))
     for turn in turns:
-        turn.blocks.sort(key=lambda block: block["type"] != "tool_result")
+        turn.blocks.sort(key=lambda block: block["type"] not in _FIRST)
     if turns and turns[0].role == "assistant":
         turns.insert(0, _Turn("user", [_text_block(_OPENING)]))
     return turns
@@ -279,17 +321,19 @@ def _turns(messages: Sequence[Message]) -> list[_Turn]:
 def _without_trailing_space(messages: Sequence[Message]) -> Sequence[Message]:
     """The API refuses to continue a text that ends in white space."""
     if messages and isinstance(last := messages[-1], AssistantMessage):
-        return [*messages[:-1], AssistantMessage(last.text.rstrip(), last.tool_calls)]
+        return [*messages[:-1], replace(last, text=last.text.rstrip())]
     return messages
 
 
-def _blocks(message: Message, ids: _CallIds) -> list[dict[str, JsonValue]]:
+def _blocks(message: Message, ids: CallIds) -> list[dict[str, JsonValue]]:
     if isinstance(message, UserMessage):
         return [block for part in message.parts for block in _part(part)]
     if isinstance(message, ToolMessage):
         return [_tool_result(message, ids)]
     calls = [_tool_use(call, ids) for call in message.tool_calls]
-    return [*_part(TextPart(message.text)), *calls]
+    said = [*_part(TextPart(message.text)), *calls]
+    thoughts = message.thoughts.items if said and message.thoughts else ()
+    return [*(dict(block) for block in thoughts), *said]
 
 
 def _part(part: TextPart | ImagePart) -> list[dict[str, JsonValue]]:
@@ -303,11 +347,11 @@ def _text_block(text: str) -> dict[str, JsonValue]:
     return {"type": "text", "text": text}
 
 
-def _tool_use(call: ToolCall, ids: _CallIds) -> dict[str, JsonValue]:
+def _tool_use(call: ToolCall, ids: CallIds) -> dict[str, JsonValue]:
     return {
         "type": "tool_use",
         "id": ids.of_call(call.id),
-        "name": _plain(call.name),
+        "name": plain(call.name),
         "input": _input(call.arguments),
     }
 
@@ -319,7 +363,7 @@ def _input(arguments: str) -> dict[str, JsonValue]:
         return {}
 
 
-def _tool_result(message: ToolMessage, ids: _CallIds) -> dict[str, JsonValue]:
+def _tool_result(message: ToolMessage, ids: CallIds) -> dict[str, JsonValue]:
     result: dict[str, JsonValue] = {"type": "tool_result", "tool_use_id": ids.of_result(message.call_id)}
     if message.text.strip():
         result["content"] = message.text
@@ -328,16 +372,12 @@ def _tool_result(message: ToolMessage, ids: _CallIds) -> dict[str, JsonValue]:
     return result
 
 
-def _plain(name: str) -> str:
-    """``name`` in the characters that the API takes in ids and names of tools."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64] or "_"
-
-
 def _messages(turns: Sequence[_Turn]) -> list[JsonValue]:
-    """The turns on the wire; everything up to the last block is kept in the cache."""
+    """The turns on the wire; everything up to the user's last block is kept in the cache."""
     contents: list[list[JsonValue]] = [[*turn.blocks] for turn in turns]
-    if turns:
-        contents[-1][-1] = _cached(turns[-1].blocks[-1])
+    last = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=None)
+    if last is not None:
+        contents[last][-1] = _cached(turns[last].blocks[-1])
     return [{"role": turn.role, "content": content} for turn, content in zip(turns, contents, strict=True)]
 
 
@@ -351,7 +391,8 @@ def _cached(block: dict[str, JsonValue]) -> dict[str, JsonValue]:
 def _tools(tools: Sequence[ToolSpec], turns: Sequence[_Turn]) -> dict[str, JsonValue]:
     """The tools on offer. Tools that were called must be declared even if none is on offer."""
     if tools:
-        return {"tools": [_tool(tool.name, tool.description, dict(tool.parameters)) for tool in tools]}
+        *most, last = (_tool(tool.name, tool.description, dict(tool.parameters)) for tool in tools)
+        return {"tools": [*most, _cached(last)]}
     called = {as_text(b["name"]): None for turn in turns for b in turn.blocks if b["type"] == "tool_use"}
     if not called:
         return {}
@@ -359,13 +400,30 @@ def _tools(tools: Sequence[ToolSpec], turns: Sequence[_Turn]) -> dict[str, JsonV
     return {"tools": declared, "tool_choice": {"type": "none"}}
 
 
-def _tool(name: str, description: str, schema: dict[str, JsonValue]) -> JsonValue:
+def _tool(name: str, description: str, schema: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return {"name": name, "description": description, "input_schema": schema}
 
 
-def _begins_a_turn(turns: Sequence[_Turn]) -> bool:
-    """True unless the model goes on after its tools have run, or goes on writing."""
-    return bool(turns) and turns[-1].role == "user" and turns[-1].blocks[0]["type"] != "tool_result"
+def _thinking(
+    effort: str | None, info: ModelInfo, turns: Sequence[_Turn], max_tokens: int
+) -> dict[str, JsonValue]:
+    """The fields that say how much to think; none of them leaves it to the model."""
+    if info.adaptive:
+        level = level_for(effort, info)
+        if level == "none":
+            return {"thinking": {"type": "disabled"}}
+        return {"thinking": {"type": "adaptive"}, "output_config": {"effort": level}} if level else {}
+    budget = _budget(effort, max_tokens) if info.reasoning is not False and _may_think(turns) else 0
+    return {"thinking": {"type": "enabled", "budget_tokens": budget}} if budget else {}
+
+
+def _may_think(turns: Sequence[_Turn]) -> bool:
+    """True if the user has the word, or the model's last words before its tools ran begin with thoughts."""
+    if not turns or turns[-1].role == "assistant":
+        return False
+    if turns[-1].blocks[0]["type"] != "tool_result":
+        return True
+    return len(turns) > 1 and turns[-2].blocks[0]["type"] in _THOUGHTS
 
 
 def _budget(effort: str | None, max_tokens: int) -> int:
@@ -384,15 +442,11 @@ def _sampling(params: SamplingParams, *, thinking: bool) -> dict[str, JsonValue]
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _unsupported(params: SamplingParams) -> str | None:
-    """What ``params`` asks for that the API does not have; a penalty of 0 asks for nothing."""
-    if params.reasoning_effort is not None and params.reasoning_effort not in _BUDGETS:
-        return f"the reasoning_effort {params.reasoning_effort!r}; it knows {', '.join(_BUDGETS)}"
-    stated = {
+def _absent(params: SamplingParams) -> dict[str, bool]:
+    """What the API does not have, and whether it is asked for; a penalty of 0 asks for nothing."""
+    return {
         "frequency_penalty": bool(params.frequency_penalty),
         "presence_penalty": bool(params.presence_penalty),
         "seed": params.seed is not None,
         "response_format": params.response_format is not None,
     }
-    name = next((name for name, asked in stated.items() if asked), None)
-    return f"the parameter {name!r}" if name else None

@@ -21,7 +21,7 @@ from ..cancel import CancelToken
 from ..errors import ProviderError, ProviderReason
 from ..log import get_logger
 from ..messages import JsonObject, SamplingParams
-from .base import ModelEvent, ModelInfo, ModelRequest, Provider
+from .base import ModelEvent, ModelInfo, ModelRequest, Price, Provider
 from .embedded_supervisor import Endpoint, ModelSettings, Spawn, Status, Supervisor, wait_until
 from .openai_completions import OpenAICompletions
 from .transport import HttpClient
@@ -45,6 +45,7 @@ _NO_LOOPS: JsonObject = {
 }
 _DEFAULT_TOKENS = 512
 _MOST_TOKENS = 2048
+_FREE = Price(0.0, 0.0, 0.0, 0.0)
 _MOST_THREADS = 4  # a container may show every core of its host and own one
 _QUEUE = 8
 
@@ -112,7 +113,13 @@ class EmbeddedProvider(Provider):
     def info(self, model: str) -> ModelInfo:  # noqa: ARG002 - one file, one model
         """The same for every name: there is one model."""
         return ModelInfo(
-            context_window=self._context_size, max_output=_MOST_TOKENS, tools=False, prefill=True, small=True
+            context_window=self._context_size,
+            max_output=_MOST_TOKENS,
+            tools=False,
+            prefill=True,
+            small=True,
+            reasoning=False,
+            price=_FREE,
         )
 
     def stream(self, request: ModelRequest, cancel: CancelToken) -> Iterator[ModelEvent]:
@@ -143,7 +150,7 @@ class EmbeddedProvider(Provider):
         server = OpenAICompletions(
             self.id,
             base_url="http://localhost/v1",
-            api_key=endpoint.api_key,
+            api_keys=(endpoint.api_key,),
             default=self.info(request.model),
             http=HttpClient(unix_socket=endpoint.socket_path, pool_size=1),
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from .openai_completions import WireSwitches
+
+Api: TypeAlias = Literal["openai-completions", "openai-responses", "anthropic-messages", "ollama"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +16,8 @@ class KnownProvider:
 
     :ivar env_keys: environment variables that may hold the API key, the first one set wins.
     :ivar default_model: used when only the key is configured.
-    :ivar api: the wire format, by the name it has in the configuration.
+    :ivar apis: the wire formats served at this address, by the names they have in the
+        configuration, the preferred one first.
     """
 
     id: str
@@ -22,7 +25,12 @@ class KnownProvider:
     env_keys: tuple[str, ...]
     default_model: str
     switches: WireSwitches = field(default_factory=WireSwitches)
-    api: Literal["openai-completions", "anthropic-messages"] = "openai-completions"
+    apis: tuple[Api, ...] = ("openai-completions",)
+
+    @property
+    def api(self) -> Api:
+        """The preferred wire format."""
+        return self.apis[0]
 
 
 # In this order a key found in the environment makes its vendor the default one.
@@ -31,33 +39,45 @@ KNOWN: tuple[KnownProvider, ...] = (
         "openai",
         "https://api.openai.com/v1",
         ("OPENAI_API_KEY",),
-        "gpt-5-mini",
-        WireSwitches(max_tokens_field="max_completion_tokens", store=True),
+        "gpt-6.1-terra",
+        WireSwitches(max_tokens_field="max_completion_tokens", store=True, cache_key=True),
+        # Its newer models call tools, or think while they do, only by the first of the two.
+        apis=("openai-responses", "openai-completions"),
     ),
     KnownProvider(
         "anthropic",
         "https://api.anthropic.com",
         ("ANTHROPIC_API_KEY",),
-        "claude-sonnet-4-5",
-        api="anthropic-messages",
+        "claude-sonnet-5-5",
+        apis=("anthropic-messages",),
     ),
     KnownProvider(
         "google",
         "https://generativelanguage.googleapis.com/v1beta/openai",
         ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
-        "gemini-2.5-flash",
+        "gemini-3.8-flash",
     ),
     KnownProvider("openrouter", "https://openrouter.ai/api/v1", ("OPENROUTER_API_KEY",), "openrouter/auto"),
-    KnownProvider("groq", "https://api.groq.com/openai/v1", ("GROQ_API_KEY",), "llama-3.3-70b-versatile"),
-    KnownProvider("xai", "https://api.x.ai/v1", ("XAI_API_KEY",), "grok-4"),
+    KnownProvider("groq", "https://api.groq.com/openai/v1", ("GROQ_API_KEY",), "openai/gpt-oss-120b"),
+    KnownProvider("xai", "https://api.x.ai/v1", ("XAI_API_KEY",), "grok-4.7"),
     KnownProvider("mistral", "https://api.mistral.ai/v1", ("MISTRAL_API_KEY",), "mistral-large-latest"),
-    KnownProvider("deepseek", "https://api.deepseek.com/v1", ("DEEPSEEK_API_KEY",), "deepseek-chat"),
-    KnownProvider("cerebras", "https://api.cerebras.ai/v1", ("CEREBRAS_API_KEY",), "gpt-oss-120b"),
-    KnownProvider("moonshot", "https://api.moonshot.ai/v1", ("MOONSHOT_API_KEY",), "kimi-k2-turbo-preview"),
     KnownProvider(
-        "together",
-        "https://api.together.xyz/v1",
-        ("TOGETHER_API_KEY",),
-        "meta-llama/Llama-3.3-70B-Instruct-Turbo",
+        "deepseek",
+        "https://api.deepseek.com/v1",
+        ("DEEPSEEK_API_KEY",),
+        "deepseek-v4-flash",
+        WireSwitches(reasoning_back=True),
     ),
+    KnownProvider("cerebras", "https://api.cerebras.ai/v1", ("CEREBRAS_API_KEY",), "gpt-oss-120b"),
+    KnownProvider(
+        "moonshot",
+        "https://api.moonshot.ai/v1",
+        ("MOONSHOT_API_KEY",),
+        "kimi-k3.1-pro",
+        WireSwitches(reasoning_back=True),
+    ),
+    KnownProvider("together", "https://api.together.xyz/v1", ("TOGETHER_API_KEY",), "openai/gpt-oss-120b"),
 )
+
+# It needs no key, so that none says that it is there: it exists once it is configured.
+OLLAMA = KnownProvider("ollama", "http://127.0.0.1:11434", ("OLLAMA_API_KEY",), "gpt-oss", apis=("ollama",))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -12,10 +12,12 @@ from ..messages import (
     AssistantMessage,
     FinishReason,
     ImagePart,
+    JsonObject,
     JsonValue,
     Message,
     SamplingParams,
     TextPart,
+    Thoughts,
     ToolCall,
     ToolMessage,
     Usage,
@@ -24,7 +26,19 @@ from ..messages import (
 from ..wire import dumps
 from .base import ModelDone, ModelEvent, ModelInfo, ModelRequest, ToolSpec
 from .classify import classify_event
-from .streaming import StreamingProvider, as_count, as_object, as_text, conclude, parse_event, unique
+from .streaming import (
+    StreamingProvider,
+    as_count,
+    as_object,
+    as_text,
+    conclude,
+    level_for,
+    parse_event,
+    thoughts_of,
+    unique,
+    unknown,
+    with_own_thoughts,
+)
 from .transport import HttpClient
 
 _FINISH_REASONS: Mapping[str, FinishReason] = MappingProxyType(
@@ -47,20 +61,23 @@ class WireSwitches:
     :ivar stream_usage: ask for token counts with ``stream_options``.
     :ivar developer_role: send the system text in the role ``developer``.
     :ivar store: the server knows ``store``; send it as false.
+    :ivar cache_key: the server knows ``prompt_cache_key``.
+    :ivar reasoning_back: the server wants its ``reasoning_content`` back with every turn that
+        called tools.
     """
 
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     stream_usage: bool = True
     developer_role: bool = False
     store: bool = False
+    cache_key: bool = False
+    reasoning_back: bool = False
 
 
 class OpenAICompletions(StreamingProvider):
     """One server, reached at ``base_url`` (which ends before ``/chat/completions``).
 
-    :param headers: sent with every request; they win over our own.
-    :param models: what is known about some models; ``default`` holds for the others.
-    :param http: belongs to this provider from now on and is closed with it.
+    The parameters are those of :class:`StreamingProvider`, and the server's ``switches``.
     """
 
     def __init__(
@@ -68,46 +85,61 @@ class OpenAICompletions(StreamingProvider):
         id: str,  # noqa: A002 - the contract's name
         *,
         base_url: str,
-        api_key: str | None,
         http: HttpClient,
+        api_keys: Sequence[str] = (),
         headers: Mapping[str, str] = MappingProxyType({}),
         models: Mapping[str, ModelInfo] = MappingProxyType({}),
+        lookup: Callable[[str], ModelInfo | None] = unknown,
         default: ModelInfo = ModelInfo(),  # noqa: B008 - it is frozen
         switches: WireSwitches = WireSwitches(),
     ) -> None:
         super().__init__(
             id,
             url=f"{base_url.rstrip('/')}/chat/completions",
-            api_key=api_key,
-            credentials={"authorization": f"Bearer {api_key}"} if api_key else {},
+            api_keys=api_keys,
             headers=headers,
             models=models,
+            lookup=lookup,
             default=default,
             http=http,
         )
         self._switches = switches
 
     def _body(self, request: ModelRequest) -> dict[str, JsonValue]:
-        return build_body(request, self._switches)
+        self._refuse_unknown({}, request)
+        return build_body(request, self._switches, self.info(request.model), f"{self.id}/{request.model}")
 
-    def _decoder(self) -> CompletionDecoder:
-        return CompletionDecoder(self.id, self._secrets)
+    def _decoder(self, ref: str) -> CompletionDecoder:
+        return CompletionDecoder(self.id, self._secrets, ref=ref)
 
 
-def build_body(request: ModelRequest, switches: WireSwitches) -> dict[str, JsonValue]:
-    """The JSON body of a call. ``request.extra`` is merged last and wins."""
+def build_body(
+    request: ModelRequest,
+    switches: WireSwitches,
+    info: ModelInfo = ModelInfo(),  # noqa: B008 - it is frozen
+    ref: str = "",
+) -> dict[str, JsonValue]:
+    """The JSON body of a call. ``request.extra`` is merged last and wins.
+
+    :param ref: the model called; only its own thoughts are handed back.
+    """
+    messages = with_own_thoughts(request.messages, ref, all_turns=switches.reasoning_back)
     body: dict[str, JsonValue] = {
         "model": request.model,
-        "messages": _system(request.system, switches) + [_message(m) for m in request.messages],
+        "messages": _system(request.system, switches) + [_message(m, switches) for m in messages],
         "stream": True,
     }
     if switches.stream_usage:
         body["stream_options"] = {"include_usage": True}
     if switches.store:
         body["store"] = False
+    if switches.cache_key and request.cache_key:
+        body["prompt_cache_key"] = request.cache_key
     if request.tools:
         body["tools"] = [_tool(tool) for tool in request.tools]
         body["tool_choice"] = "auto"
+    if level := level_for(request.params.reasoning_effort, info):
+        body["reasoning_effort"] = level
     return body | _sampling(request.params, switches) | dict(request.extra)
 
 
@@ -118,13 +150,15 @@ class CompletionDecoder:
     choice counts.
     """
 
-    def __init__(self, provider: str, secrets: Sequence[str] = ()) -> None:
+    def __init__(self, provider: str, secrets: Sequence[str] = (), *, ref: str = "") -> None:
         self.done = False
+        self._ref = ref
         self._provider = provider
         self._secrets = secrets
         self._finish_reason: str | None = None
         self._usage: Usage | None = None
         self._calls = _CallAssembler()
+        self._reasoning: list[str] = []
 
     @property
     def answered(self) -> bool:
@@ -157,7 +191,16 @@ class CompletionDecoder:
         :raises ProviderError: TRUNCATED, the stream ended before the answer did.
         """
         reason = _FINISH_REASONS.get(self._finish_reason, "stop") if self._finish_reason else None
-        return conclude(self._provider, reason, self._calls.finish(), self._usage)
+        calls = self._calls.finish()
+        return conclude(self._provider, reason, calls, self._usage, self._thoughts(calls))
+
+    def _thoughts(self, calls: Sequence[ToolCall]) -> Thoughts | None:
+        """What the server may want back with the calls: the reasoning, and signatures that it gave them."""
+        if not calls:
+            return None
+        reasoning = "".join(self._reasoning)
+        items: list[JsonObject] = [{"reasoning_content": reasoning}] if reasoning else []
+        return thoughts_of(self._ref, [*items, *self._calls.extras()])
 
     def _end(self, reason: str) -> None:
         if reason == "error":  # OpenRouter, when a model breaks in the middle
@@ -167,6 +210,7 @@ class CompletionDecoder:
     def _deltas(self, delta: dict[str, JsonValue]) -> list[ModelEvent]:
         events: list[ModelEvent] = []
         if reasoning := as_text(delta.get("reasoning_content")) or as_text(delta.get("reasoning")):
+            self._reasoning.append(reasoning)
             events.append(ReasoningDelta(reasoning))
         if text := as_text(delta.get("content")) or as_text(delta.get("refusal")):
             events.append(TextDelta(text))
@@ -181,6 +225,7 @@ class _Call:
     id: str
     name: str
     arguments: list[str]
+    extra: JsonValue = None
 
 
 class _CallAssembler:
@@ -196,16 +241,19 @@ class _CallAssembler:
         call = self._find(fragment.get("index"), call_id, name)
         call.id = call.id or call_id
         call.name = call.name or name
+        call.extra = fragment.get("extra_content") or call.extra
         call.arguments.append(_arguments(function.get("arguments")))
 
     def finish(self) -> tuple[ToolCall, ...]:
         """The calls. Every id is there and unique; absent arguments are an empty object."""
         taken: set[str] = set()
-        calls = []
         for number, call in enumerate(self._calls):
-            call_id = unique(call.id or f"call_{number}", taken)
-            calls.append(ToolCall(call_id, call.name, "".join(call.arguments) or "{}"))
-        return tuple(calls)
+            call.id = unique(call.id or f"call_{number}", taken)
+        return tuple(ToolCall(one.id, one.name, "".join(one.arguments) or "{}") for one in self._calls)
+
+    def extras(self) -> list[JsonObject]:
+        """What else the server said of its calls, after :meth:`finish`: Google signs them."""
+        return [{"id": call.id, "extra_content": call.extra} for call in self._calls if call.extra]
 
     def _find(self, index: JsonValue, call_id: str, name: str) -> _Call:
         """The call that a fragment continues, or a new one.
@@ -236,12 +284,12 @@ def _system(text: str, switches: WireSwitches) -> list[JsonValue]:
     return [{"role": role, "content": text}] if text else []
 
 
-def _message(message: Message) -> JsonValue:
+def _message(message: Message, switches: WireSwitches) -> JsonValue:
     if isinstance(message, UserMessage):
         return {"role": "user", "content": _user_content(message)}
     if isinstance(message, ToolMessage):
         return {"role": "tool", "tool_call_id": message.call_id, "content": message.text}
-    return _assistant(message)
+    return _assistant(message, switches)
 
 
 def _user_content(message: UserMessage) -> JsonValue:
@@ -254,14 +302,25 @@ def _part(part: TextPart | ImagePart) -> JsonValue:
     return {"type": "image_url", "image_url": {"url": f"data:{part.mime};base64,{part.data}"}}
 
 
-def _assistant(message: AssistantMessage) -> JsonValue:
+def _assistant(message: AssistantMessage, switches: WireSwitches) -> JsonValue:
     if not message.tool_calls:
         return {"role": "assistant", "content": message.text}
-    calls: list[JsonValue] = [
-        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-        for call in message.tool_calls
-    ]
-    return {"role": "assistant", "content": message.text or None, "tool_calls": calls}
+    thoughts = message.thoughts.items if message.thoughts else ()
+    extras = {one["id"]: one["extra_content"] for one in thoughts if "id" in one}
+    turn: dict[str, JsonValue] = {
+        "role": "assistant",
+        "content": message.text or None,
+        "tool_calls": [_call(call, extras.get(call.id)) for call in message.tool_calls],
+    }
+    if switches.reasoning_back:  # without the field the server refuses the whole conversation
+        turn["reasoning_content"] = "".join(as_text(one.get("reasoning_content")) for one in thoughts)
+    return turn
+
+
+def _call(call: ToolCall, extra: JsonValue) -> JsonValue:
+    function: dict[str, JsonValue] = {"name": call.name, "arguments": call.arguments}
+    wire: dict[str, JsonValue] = {"id": call.id, "type": "function", "function": function}
+    return wire | ({"extra_content": extra} if extra else {})
 
 
 def _tool(tool: ToolSpec) -> JsonValue:
@@ -283,7 +342,6 @@ def _sampling(params: SamplingParams, switches: WireSwitches) -> dict[str, JsonV
         "seed": params.seed,
         "stop": list(params.stop) or None,
         "response_format": dict(params.response_format) if params.response_format else None,
-        "reasoning_effort": params.reasoning_effort,
     }
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -306,6 +364,7 @@ def _usage(usage: dict[str, JsonValue]) -> Usage:
         output=as_count(usage.get("completion_tokens")),
         cached=as_count(prompt.get("cached_tokens")) or as_count(usage.get("prompt_cache_hit_tokens")),
         reasoning=as_count(completion.get("reasoning_tokens")),
+        cache_write=as_count(prompt.get("cache_write_tokens")),
     )
 
 

@@ -1,4 +1,4 @@
-"""What providers share that stream their answer as server-sent events over HTTP.
+"""What providers share that stream their answer over HTTP.
 
 The answer is always asked for as a stream: silence is noticed, the call can be cancelled,
 and what came before a failure is not lost.
@@ -6,16 +6,28 @@ and what came before a failure is not lost.
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from ..cancel import CancelToken
 from ..errors import ProviderError, ProviderReason
-from ..messages import FinishReason, JsonValue, ToolCall, Usage
+from ..messages import (
+    AssistantMessage,
+    FinishReason,
+    JsonObject,
+    JsonValue,
+    Message,
+    Thoughts,
+    ToolCall,
+    Usage,
+    UserMessage,
+)
 from ..wire import InvalidJson, dumps, loads
 from .base import ModelDone, ModelEvent, ModelInfo, ModelRequest, Provider
 from .classify import classify_response
@@ -25,14 +37,26 @@ from .transport import HttpClient, HttpResponse
 _ERROR_BODY_LIMIT = 64 * 1024
 _JSON_BODY_LIMIT = 16 * 1024 * 1024
 _MOST_TOKENS = 2**31 - 1
+_MOST_OF_ID = 56  # of the 64 characters that APIs take; the rest is for a number
 
-_HEADERS = MappingProxyType(
-    {
-        "content-type": "application/json",
-        "accept": "text/event-stream",
-        "user-agent": "openclaw-gateway",
-    }
-)
+_HEADERS = MappingProxyType({"content-type": "application/json", "user-agent": "openclaw-gateway"})
+_STREAMS = frozenset({"text/event-stream", "application/x-ndjson", ""})
+
+# All levels of thinking, from none at all upwards, and those of a model nobody knows more about.
+LEVELS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+_USUAL_LEVELS = ("low", "medium", "high")
+# How providers name what they object to if it is the thinking.
+_THINKING = re.compile(r"reasoning|thinking|effort|encrypted")
+
+
+class StreamParser(Protocol):
+    """Cuts the bytes of one stream into events."""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The payload of every event that ``data`` completes.
+
+        :raises ProviderError: PROTOCOL, an event over the limit.
+        """
 
 
 class AnswerDecoder(Protocol):
@@ -63,50 +87,52 @@ class AnswerDecoder(Protocol):
 class StreamingProvider(Provider):
     """One server, called at one URL. A subclass knows its wire format.
 
-    :param credentials: headers of the wire format, the one with the key among them.
+    :param api_keys: tried one after the other; none if the server wants none. Never shown in
+        an error text, nor are the values of ``headers``.
     :param headers: sent with every request; they win over all others.
-    :param api_key: never shown in an error text, nor are the values of ``headers``.
-    :param models: what is known about some models; ``default`` holds for the others.
+    :param models: what the configuration says about some models. For the others ``lookup``
+        is asked, and for models that it does not know either ``default`` holds.
     :param http: belongs to this provider from now on and is closed with it.
     """
+
+    wire_headers: ClassVar[Mapping[str, str]] = MappingProxyType({"accept": "text/event-stream"})
 
     def __init__(
         self,
         id: str,  # noqa: A002 - the contract's name
         *,
         url: str,
-        api_key: str | None,
-        credentials: Mapping[str, str],
+        api_keys: Sequence[str],
         headers: Mapping[str, str],
         models: Mapping[str, ModelInfo],
+        lookup: Callable[[str], ModelInfo | None],
         default: ModelInfo,
         http: HttpClient,
     ) -> None:
         self.id = id
+        self.credentials = max(1, len(api_keys))
         self._url = url
-        self._headers = {**_HEADERS, **credentials, **{name.lower(): headers[name] for name in headers}}
-        self._secrets = [*([api_key] if api_key else []), *(v for v in headers.values() if len(v) >= 8)]
+        self._api_keys = tuple(api_keys)
+        self._headers = {name.lower(): headers[name] for name in headers}
+        self._secrets = [*api_keys, *(v for v in headers.values() if len(v) >= 8)]
         self._models = models
+        self._lookup = lookup
         self._default = default
         self._http = http
 
     def info(self, model: str) -> ModelInfo:
-        """What ``model`` can do, as configured."""
-        return self._models.get(model, self._default)
+        """What ``model`` can do: as configured, else as the catalogue has it, else the default."""
+        return self._models.get(model) or self._lookup(model) or self._default
 
     def stream(self, request: ModelRequest, cancel: CancelToken) -> Iterator[ModelEvent]:
-        """See :meth:`Provider.stream`. The call begins with the first ``next``."""
+        """See :meth:`Provider.stream`. The call begins with the first ``next``.
+
+        A server that objects to the thinking is asked once more without it.
+        """
         cancel.raise_if_cancelled()
-        with self._http.post(
-            self._url,
-            headers=self._headers,
-            body=dumps(self._body(request)),
-            timeouts=request.timeouts,
-            cancel=cancel,
-            provider=self.id,
-        ) as response:
-            decoder = self._decoder()
-            if self._is_event_stream(response):
+        with self._open(request, cancel) as response:
+            decoder = self._decoder(f"{self.id}/{request.model}")
+            if self._is_stream(response):
                 yield from self._read_stream(response, decoder)
                 response.drain()
             else:
@@ -125,18 +151,60 @@ class StreamingProvider(Provider):
         """
 
     @abstractmethod
-    def _decoder(self) -> AnswerDecoder:
-        """A decoder for one answer."""
+    def _decoder(self, ref: str) -> AnswerDecoder:
+        """A decoder for one answer of the model ``ref``."""
 
-    def _is_event_stream(self, response: HttpResponse) -> bool:
+    def _parser(self) -> StreamParser:
+        return SseParser(self.id)
+
+    def _authorization(self, api_key: str) -> dict[str, str]:
+        return {"authorization": f"Bearer {api_key}"}
+
+    def _open(self, request: ModelRequest, cancel: CancelToken) -> HttpResponse:
+        try:
+            return self._post(request, cancel)
+        except ProviderError as error:
+            thoughtless = _without_thinking(request)
+            if thoughtless == request or not _refuses_thinking(error):
+                raise
+        return self._post(thoughtless, cancel)
+
+    def _post(self, request: ModelRequest, cancel: CancelToken) -> HttpResponse:
+        """Call, and return the response if its status is 2xx."""
+        response = self._http.post(
+            self._url,
+            headers=self._request_headers(request.credential),
+            body=dumps(self._body(request)),
+            timeouts=request.timeouts,
+            cancel=cancel,
+            provider=self.id,
+        )
+        if 200 <= response.status < 300:
+            return response
+        with response:
+            raise self._refusal(response)
+
+    def _request_headers(self, credential: int) -> dict[str, str]:
+        key = self._authorization(self._api_keys[credential]) if self._api_keys else {}
+        return {**_HEADERS, **self.wire_headers, **key, **self._headers}
+
+    def _refuse_unknown(self, asked: Mapping[str, bool], request: ModelRequest) -> None:
+        """Raise FORMAT for the first parameter that was asked for and that the API does not have."""
+        effort = request.params.reasoning_effort
+        name = next((f"the parameter {name!r}" for name in asked if asked[name]), None)
+        if effort is not None and effort not in LEVELS:
+            name = f"the reasoning_effort {effort!r}; it knows {', '.join(LEVELS)}"
+        if name:
+            text = f"Provider {self.id!r} does not support {name}."
+            raise ProviderError(ProviderReason.FORMAT, text, provider=self.id)
+
+    def _is_stream(self, response: HttpResponse) -> bool:
         """False for one JSON body, which servers send that do not know ``stream``.
 
-        :raises ProviderError: it is neither, or the status is not 2xx.
+        :raises ProviderError: it is neither.
         """
-        if not 200 <= response.status < 300:
-            raise self._refusal(response)
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind not in {"text/event-stream", "application/json", ""}:
+        if kind not in _STREAMS and kind != "application/json":
             raise protocol_error(self.id, "answered with something that is not a chat completion")
         return kind != "application/json"
 
@@ -150,7 +218,7 @@ class StreamingProvider(Provider):
         )
 
     def _read_stream(self, response: HttpResponse, decoder: AnswerDecoder) -> Iterator[ModelEvent]:
-        parser = SseParser(self.id)
+        parser = self._parser()
         waiting = True
         while not decoder.done and (data := self._more(response, decoder)):
             payloads = parser.feed(data)
@@ -180,6 +248,60 @@ class StreamingProvider(Provider):
             raise protocol_error(self.id, "answered with something that is not a chat completion")
 
 
+def unknown(model: str) -> ModelInfo | None:  # noqa: ARG001
+    """The ``lookup`` of a provider without a catalogue."""
+    return None
+
+
+def level_for(effort: str | None, info: ModelInfo) -> str | None:
+    """The level of thinking to ask a model for: ``effort``, or the next lower one that it has.
+
+    None leaves it to the model. "none" comes out only for a model that says it takes it.
+    """
+    if effort is None or info.reasoning is False:
+        return None
+    known = info.levels or _USUAL_LEVELS
+    if effort == "none":
+        return effort if effort in known else None
+    awake = [level for level in LEVELS[1:] if level in known]
+    lower = [level for level in awake if LEVELS.index(level) <= LEVELS.index(effort)]
+    return next(iter((*reversed(lower), *awake)), None)
+
+
+def with_own_thoughts(
+    messages: Sequence[Message], ref: str, *, all_turns: bool = False
+) -> tuple[Message, ...]:
+    """``messages`` with the thoughts that the model ``ref`` had since the user last spoke, and no others.
+
+    Another model cannot read them, and few APIs need those of earlier turns: ``all_turns``.
+    """
+    users = [i for i, message in enumerate(messages) if isinstance(message, UserMessage)]
+    spoken = users[-1] if users and not all_turns else -1
+    return tuple(
+        _without_thoughts(message, unless_of=ref if index > spoken else None)
+        for index, message in enumerate(messages)
+    )
+
+
+def _without_thoughts(message: Message, *, unless_of: str | None = None) -> Message:
+    if isinstance(message, AssistantMessage) and message.thoughts and message.thoughts.ref != unless_of:
+        return replace(message, thoughts=None)
+    return message
+
+
+def _without_thinking(request: ModelRequest) -> ModelRequest:
+    return replace(
+        request,
+        params=replace(request.params, reasoning_effort=None),
+        messages=tuple(_without_thoughts(message) for message in request.messages),
+    )
+
+
+def _refuses_thinking(error: ProviderError) -> bool:
+    said = str(error).partition(":")[2].lower()
+    return error.reason is ProviderReason.FORMAT and _THINKING.search(said) is not None
+
+
 def parse_event(provider: str, payload: bytes) -> dict[str, JsonValue]:
     """The JSON object in one event's data.
 
@@ -195,7 +317,11 @@ def parse_event(provider: str, payload: bytes) -> dict[str, JsonValue]:
 
 
 def conclude(
-    provider: str, reason: FinishReason | None, calls: Sequence[ToolCall], usage: Usage | None
+    provider: str,
+    reason: FinishReason | None,
+    calls: Sequence[ToolCall],
+    usage: Usage | None,
+    thoughts: Thoughts | None = None,
 ) -> ModelDone:
     """The terminal event of an answer that ended for ``reason``; None if it never ended.
 
@@ -209,7 +335,37 @@ def conclude(
         raise protocol_error(provider, "sent a tool call without a name")
     if reason in {"stop", "tool_calls"}:  # some servers say "stop" after tool calls
         reason = "tool_calls" if calls else "stop"
-    return ModelDone(reason, tuple(calls), usage)
+    return ModelDone(reason, tuple(calls), usage, thoughts)
+
+
+def thoughts_of(ref: str, items: Sequence[JsonObject]) -> Thoughts | None:
+    """``items`` to be handed back to the model ``ref``, None if there are none."""
+    return Thoughts(ref, tuple(items)) if items else None
+
+
+class CallIds:
+    """The ids of calls on a wire that wants them unique and plain.
+
+    A result has the id of the latest call that had its id.
+    """
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._current: dict[str, str] = {}
+
+    def of_call(self, call_id: str) -> str:
+        """The id of the next call."""
+        self._current[call_id] = unique(plain(call_id)[:_MOST_OF_ID], self._taken)
+        return self._current[call_id]
+
+    def of_result(self, call_id: str) -> str:
+        """The id of the call that a result belongs to."""
+        return self._current.get(call_id) or plain(call_id)[:_MOST_OF_ID]
+
+
+def plain(name: str) -> str:
+    """``name`` in the characters that strict APIs take in ids and names of tools, 64 at most."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64] or "_"
 
 
 def unique(call_id: str, taken: set[str]) -> str:

@@ -98,21 +98,22 @@ def test_an_agent_runs_its_tools_on_a_model_of_anthropic(server: ScriptedProvide
     assert (first.body["model"], first.body["max_tokens"]) == ("claude-x", 4000)
     assert "session_status" in {tool["name"] for tool in first.body["tools"]}
     _, called, result = second.body["messages"]
-    assert [block["type"] for block in called["content"]] == ["text", "tool_use"]
-    assert result["content"][0]["tool_use_id"] == called["content"][1]["id"]
+    assert [block["type"] for block in called["content"]] == ["thinking", "text", "tool_use"]
+    assert result["content"][0]["tool_use_id"] == called["content"][2]["id"]
     assert result["content"][0]["content"]
 
 
 def test_thinking_and_tools_go_together(server: ScriptedProvider, build: Build) -> None:
     """The server refuses to think on without its thoughts, as the real one does."""
     app, _ = build(claude(server, models=MODELS), {"reasoningEffort": "low", "temperature": 0.2})
-    server.script(Reply(tool_calls=[call("session_status", {})]), Reply("done"))
+    calls = [call("session_status", {})]
+    server.script(Reply(reasoning="hm", tool_calls=calls), Reply(tool_calls=calls), Reply("done"))
 
     assert chat(app).get_json()["choices"][0]["message"]["content"] == "done"
 
-    first, second = (received.body for received in server.requests)
-    assert first["thinking"] == {"type": "enabled", "budget_tokens": 2048}
-    assert "thinking" not in second
+    asked = [received.body.get("thinking") for received in server.requests]
+    budget = {"type": "enabled", "budget_tokens": 2048}
+    assert asked == [budget, budget, None]  # the third time there are no last thoughts to hand back
 
 
 def test_a_begun_answer_is_continued_and_an_image_is_seen(server: ScriptedProvider, build: Build) -> None:
@@ -219,7 +220,7 @@ def test_compat_can_take_prefill_and_tools_away(server: ScriptedProvider, build:
 @pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
 def test_the_address_may_end_before_or_after_the_version(server: ScriptedProvider, suffix: str) -> None:
     base_url = server.base_url.removesuffix("/v1") + suffix
-    with closing(AnthropicMessages("a", base_url=base_url, api_key=None, http=HttpClient())) as provider:
+    with closing(AnthropicMessages("a", base_url=base_url, api_keys=(), http=HttpClient())) as provider:
         events = list(provider.stream(ModelRequest("m", "", (UserMessage.of("x"),)), CancelToken()))
     assert events[0] == TextDelta("echo: ")
 
@@ -249,4 +250,4 @@ def test_a_refused_parameter_names_the_provider_and_is_final(server: ScriptedPro
 
 
 def make(server: ScriptedProvider) -> AnthropicMessages:
-    return AnthropicMessages("a", base_url=server.base_url, api_key="sk-ant-1", http=HttpClient())
+    return AnthropicMessages("a", base_url=server.base_url, api_keys=("sk-ant-1",), http=HttpClient())

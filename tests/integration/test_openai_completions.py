@@ -46,7 +46,7 @@ def provider(server: ScriptedProvider) -> Iterator[OpenAICompletions]:
 
 
 def make(base_url: str, **options: Any) -> OpenAICompletions:
-    options = {"api_key": "sk-test-123456", "http": HttpClient()} | options
+    options = {"api_keys": ("sk-test-123456",), "http": HttpClient()} | options
     return OpenAICompletions("test", base_url=base_url, **options)
 
 
@@ -146,7 +146,7 @@ def test_characters_cut_between_reads_arrive_whole(
 
 def test_custom_headers_win_and_no_key_sends_no_authorization(server: ScriptedProvider) -> None:
     headers = {"X-Team": "blue", "User-Agent": "mine"}
-    with closing(make(server.base_url + "/", api_key=None, headers=headers)) as provider:
+    with closing(make(server.base_url + "/", api_keys=(), headers=headers)) as provider:
         assert text_of(ask(provider, "one two")) == "echo: one two"
     received = server.requests[0].headers
     assert (received["x-team"], received["user-agent"]) == ("blue", "mine")
@@ -372,7 +372,7 @@ def test_a_server_that_speaks_no_tls_cannot_be_reached(server: ScriptedProvider)
 
 @pytest.mark.parametrize("key", ["two\nlines", "clé-☃"])
 def test_a_key_that_cannot_be_sent_is_not_shown(server: ScriptedProvider, key: str) -> None:
-    with closing(make(server.base_url, api_key=key)) as provider:
+    with closing(make(server.base_url, api_keys=(key,))) as provider:
         error = failure(provider)
     assert error.reason is ProviderReason.UNAVAILABLE
     assert key not in str(error)
@@ -543,7 +543,7 @@ from app.providers.base import *
 from app.providers.openai_completions import OpenAICompletions
 from app.providers.transport import HttpClient
 
-p = OpenAICompletions("g", base_url=sys.argv[1], api_key=None, http=HttpClient())
+p = OpenAICompletions("g", base_url=sys.argv[1], api_keys=(), http=HttpClient())
 def ask(text, token):
     return list(p.stream(ModelRequest("m", "", (UserMessage.of(text),)), token))
 answers = []

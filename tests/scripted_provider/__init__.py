@@ -1,7 +1,7 @@
 """A real HTTP server that plays a model API, word for word as a test scripts it.
 
-It speaks OpenAI's ``/v1/chat/completions`` and Anthropic's ``/v1/messages``, and refuses what
-the latter would refuse.
+It speaks OpenAI's ``/v1/chat/completions`` and ``/v1/responses``, Anthropic's ``/v1/messages``
+and Ollama's ``/api/chat``, and refuses what the last three would refuse.
 
 ::
 

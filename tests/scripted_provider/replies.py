@@ -16,6 +16,7 @@ class Reply:
     :ivar chunks: the pieces of ``text`` (default: one per word).
     :ivar delay: seconds before each piece.
     :ivar usage: prompt, completion and total tokens; None leaves usage out.
+    :ivar cached: how many of the prompt's tokens came from the cache, and ``cache_write`` into it.
     :ivar finish_reason: None ends the stream without one.
     :ivar tool_calls: made with :func:`call`.
     :ivar gate: held before piece number ``gate_at`` until somebody sets it.
@@ -31,6 +32,8 @@ class Reply:
     chunks: Sequence[str] | None = None
     delay: float = 0.0
     usage: tuple[int, int, int] | None = (11, 7, 18)
+    cached: int = 0
+    cache_write: int = 0
     finish_reason: str | None = "stop"
     tool_calls: Sequence[dict[str, Any]] = ()
     reasoning: str = ""
@@ -60,13 +63,18 @@ class Reply:
         """The whole answer as one message."""
         text = self.text or "".join(self.chunks or ())
         message: dict[str, Any] = {"role": "assistant", "content": text or None}
+        message |= {"reasoning_content": self.reasoning} if self.reasoning else {}
         return message | ({"tool_calls": list(self.tool_calls)} if self.tool_calls else {})
 
-    def usage_object(self) -> dict[str, int] | None:
+    def usage_object(self) -> dict[str, Any] | None:
         """``usage`` as it goes over the wire."""
         if self.usage is None:
             return None
-        return dict(zip(("prompt_tokens", "completion_tokens", "total_tokens"), self.usage, strict=True))
+        usage: dict[str, Any] = dict(
+            zip(("prompt_tokens", "completion_tokens", "total_tokens"), self.usage, strict=True)
+        )
+        details = {"cached_tokens": self.cached, "cache_write_tokens": self.cache_write}
+        return usage | ({"prompt_tokens_details": details} if self.cached or self.cache_write else {})
 
 
 @dataclass(frozen=True)
@@ -120,11 +128,15 @@ def _words(text: str) -> list[str]:
 
 
 def _call_fragments(calls: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Each call as real servers send it: first its id and name, then its arguments in pieces."""
+    """Each call as real servers send it: first its id and name, then its arguments in pieces.
+
+    The last piece of all holds the whole call too, for wires that know no pieces.
+    """
     for index, one in enumerate(calls):
         name, arguments = one["function"]["name"], one["function"]["arguments"]
         head = {"index": index, "id": one["id"], "type": "function"}
         yield {"tool_calls": [{**head, "function": {"name": name, "arguments": ""}}]}
         half = len(arguments) // 2
-        for piece in (arguments[:half], arguments[half:]):
-            yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
+        yield {"tool_calls": [{"index": index, "function": {"arguments": arguments[:half]}}]}
+        rest = {"index": index, "function": {"arguments": arguments[half:]}}
+        yield {"tool_calls": [rest], "whole": one}

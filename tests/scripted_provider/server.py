@@ -37,12 +37,12 @@ class Received:
     @property
     def user_text(self) -> str:
         """The text of the last user message that has one; tool results have none."""
-        for message in reversed(self.body.get("messages", [])):
+        for message in reversed(self.body.get("messages") or self.body.get("input") or []):
             if message.get("role") == "user":
                 content = message["content"]
                 if isinstance(content, str):
                     return content
-                if texts := [part["text"] for part in content if part.get("type") == "text"]:
+                if texts := [part["text"] for part in content if part.get("type") in {"text", "input_text"}]:
                     return "\n".join(texts)
         return ""
 
@@ -250,12 +250,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(reply.data)
                 self.close_connection = True
             case Hang():
-                self._hang(reply)
+                self._hang(reply, wire)
             case Reply() if wire is not None:
                 self._reply(reply, received.body, wire)
 
     def _reply(self, reply: Reply, request: dict[str, Any], wire: Format) -> None:
-        if request.get("stream") and not reply.ignore_stream:
+        if request.get("stream", wire.streams_unasked) and not reply.ignore_stream:
             self._stream(reply, wire)
             return
         self._hold_gate(reply)
@@ -263,12 +263,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._send_json(200, wire.whole(reply))
 
     def _stream(self, reply: Reply, wire: Format) -> None:
-        self._start_stream({"Content-Type": "text/event-stream"})
+        self._start_stream({"Content-Type": wire.content_type})
         self._write_each(wire.opening(reply))
         for number, piece in enumerate(reply.pieces):
             if not self._survives(reply, number, wire):
                 return
-            self._pause(reply.delay, reply.comments_every)
+            self._pause(reply.delay, reply.comments_every, wire.comment)
             self._write_each(wire.piece(piece))
         if not self._survives(reply, len(reply.pieces), wire):
             return
@@ -290,9 +290,9 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         return True
 
-    def _hang(self, reply: Hang) -> None:
-        if not reply.before_headers:
-            self._start_stream({"Content-Type": "text/event-stream"})
+    def _hang(self, reply: Hang, wire: Format | None) -> None:
+        if not reply.before_headers and wire is not None:
+            self._start_stream({"Content-Type": wire.content_type})
         self._wait_for_client_to_leave()
 
     def _send_raw(self, reply: Raw) -> None:
@@ -339,12 +339,12 @@ class _Handler(BaseHTTPRequestHandler):
         while reply.gate is not None and not reply.gate.wait(_TICK):
             self._check_client()
 
-    def _pause(self, seconds: float, comments_every: float | None = None) -> None:
+    def _pause(self, seconds: float, comments_every: float | None = None, comment: bytes = b"") -> None:
         now = time.monotonic()
         end, comment_at = now + seconds, now + (comments_every or seconds + 1)
         while (now := time.monotonic()) < end:
             if now >= comment_at:
-                self._write(b": still here\n\n")
+                self._write(comment)
                 comment_at += comments_every or 0
             self._check_client()
             time.sleep(min(_TICK, max(0.0, end - now)))

@@ -19,28 +19,30 @@ from app.messages import (
     Message,
     SamplingParams,
     TextPart,
+    Thoughts,
     ToolCall,
     ToolMessage,
     Usage,
     UserMessage,
 )
 from app.providers.anthropic import MessageDecoder, build_body
-from app.providers.base import ModelDone, ModelEvent, ModelRequest, ToolSpec
+from app.providers.base import ModelDone, ModelEvent, ModelInfo, ModelRequest, ToolSpec
 
+INFO = ("max_output", "reasoning", "levels", "adaptive")
 CACHE = {"cache_control": {"type": "ephemeral"}}
 
 
 def body(*messages: Message, params: SamplingParams = SamplingParams(), **options: Any) -> dict[str, Any]:  # noqa: B008
-    max_output = options.pop("max_output", None)
+    info = ModelInfo(**{name: options.pop(name) for name in INFO if name in options})
     request = ModelRequest("m", options.pop("system", ""), messages, params=params, **options)
-    return json.loads(json.dumps(build_body(request, max_output)))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(build_body(request, info, "p/m")))  # type: ignore[no-any-return]
 
 
 def sent(*messages: Message) -> list[tuple[str, list[dict[str, Any]]]]:
     """Role and content of each message, without the mark of the cache."""
     found = [(one["role"], one["content"]) for one in body(*messages)["messages"]]
-    for _, content in found:
-        content[-1].pop("cache_control", None)
+    for block in (block for _, content in found for block in content):
+        block.pop("cache_control", None)
     return found
 
 
@@ -49,7 +51,7 @@ def text(words: str) -> dict[str, Any]:
 
 
 def decode(*events: dict[str, Any]) -> list[ModelEvent]:
-    decoder = MessageDecoder("p")
+    decoder = MessageDecoder("p", ref="p/m")
     seen = [event for one in events for event in decoder.feed(json.dumps(one).encode())]
     return [*seen, decoder.finish()]
 
@@ -93,6 +95,19 @@ def test_the_system_text_and_the_conversation_are_cached() -> None:
     assert made["messages"][-1]["content"] == [text("c") | CACHE]
 
 
+def test_what_is_read_again_is_marked_for_the_cache_and_nothing_else() -> None:
+    tools = tuple(ToolSpec(name, "", {"type": "object"}) for name in "ab")
+    calls = (ToolCall("1", "a", "{}"), ToolCall("2", "b", "{}"))
+    results = [ToolMessage(call.id, call.name, "x") for call in calls]
+    asked = UserMessage.of("go")
+
+    made = body(asked, AssistantMessage("", calls), *results, AssistantMessage("So"), system="s", tools=tools)
+
+    assert json.dumps(made).count("cache_control") == 3
+    assert [CACHE.items() <= tool.items() for tool in made["tools"]] == [False, True]
+    assert made["messages"][2]["content"][-1] | CACHE == made["messages"][2]["content"][-1]
+
+
 def test_the_limit_is_the_requests_then_the_models() -> None:
     params = SamplingParams(max_tokens=5)
     assert body(UserMessage.of("a"), params=params, max_output=64_000)["max_tokens"] == 5
@@ -108,7 +123,8 @@ def test_parameters_have_their_wire_names_and_extra_wins() -> None:
     assert made["temperature"] == 1
     assert made["stop_sequences"] == ["END"]
     assert (made["top_p"], made["top_k"]) == (0.25, 3)
-    assert made["tools"] == [{"name": "look", "description": "Looks.", "input_schema": {"type": "object"}}]
+    wire = {"name": "look", "description": "Looks.", "input_schema": {"type": "object"}}
+    assert made["tools"] == [wire | CACHE]
     assert body(UserMessage.of("a"), params=SamplingParams(temperature=0.0))["temperature"] == 0
 
 
@@ -190,7 +206,7 @@ def test_ids_are_plain_and_unique_and_results_follow_them() -> None:
 
     uses = [block for _, content in found for block in content if block["type"] == "tool_use"]
     results = [block for _, content in found for block in content if block["type"] == "tool_result"]
-    assert [use["id"] for use in uses] == ["c_1", "c_1_2", "c_1_3", "_" * 64]
+    assert [use["id"] for use in uses] == ["c_1", "c_1_2", "c_1_3", "_" * 56]
     assert [result["tool_use_id"] for result in results] == [use["id"] for use in uses]
     assert {use["name"] for use in uses} == {"look_at_it"}
 
@@ -232,7 +248,62 @@ def test_effort_becomes_a_budget_that_leaves_room_for_an_answer(
     assert ("temperature" in made) is (budget is None)
 
 
-def test_the_model_thinks_only_at_the_beginning_of_a_turn() -> None:
+@pytest.mark.parametrize(
+    ("effort", "fields"),
+    [
+        ("minimal", {"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}}),
+        ("high", {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}}),
+        ("max", {"thinking": {"type": "adaptive"}, "output_config": {"effort": "xhigh"}}),
+        ("none", {"thinking": {"type": "disabled"}}),
+        (None, {}),
+    ],
+)
+def test_an_adaptive_model_is_told_a_level_that_it_has(effort: str | None, fields: dict[str, Any]) -> None:
+    made = body(
+        UserMessage.of("a"),
+        params=SamplingParams(reasoning_effort=effort),
+        reasoning=True,
+        adaptive=True,
+        levels=("none", "low", "medium", "high", "xhigh"),
+    )
+    assert {name: made[name] for name in ("thinking", "output_config") if name in made} == fields
+
+
+def test_only_a_model_that_says_so_is_told_not_to_think() -> None:
+    params = SamplingParams(reasoning_effort="none")
+    for info in ({"adaptive": True, "levels": ("low",)}, {"adaptive": True}, {}):
+        assert "thinking" not in body(UserMessage.of("a"), params=params, **info)
+
+
+SIGNED = {"type": "thinking", "thinking": "hm", "signature": "c2ln"}
+HIDDEN = {"type": "redacted_thinking", "data": "eHh4"}
+
+
+def thinking_turn(ref: str = "p/m") -> AssistantMessage:
+    calls = (ToolCall("1", "look", "{}"),)
+    return AssistantMessage("Looking.", calls, Thoughts(ref, (SIGNED, HIDDEN)))
+
+
+def test_a_model_thinks_on_with_its_own_thoughts_first() -> None:
+    params = SamplingParams(reasoning_effort="low")
+    result = ToolMessage("1", "look", "x")
+
+    made = body(UserMessage.of("a"), thinking_turn(), result, params=params)
+
+    assert made["thinking"]["type"] == "enabled"
+    kinds = [block["type"] for block in made["messages"][1]["content"]]
+    assert kinds == ["thinking", "redacted_thinking", "text", "tool_use"]
+    assert made["messages"][1]["content"][:2] == [SIGNED, HIDDEN]
+
+
+@pytest.mark.parametrize("after", [(), (AssistantMessage("b"), UserMessage.of("c"))])
+def test_thoughts_of_another_model_or_of_earlier_turns_are_dropped(after: tuple[Message, ...]) -> None:
+    turn = thinking_turn("p/m" if after else "p/other")
+    made = body(UserMessage.of("a"), turn, ToolMessage("1", "look", "x"), *after)
+    assert "hm" not in json.dumps(made)
+
+
+def test_a_model_without_its_thoughts_thinks_only_at_the_beginning_of_a_turn() -> None:
     params = SamplingParams(reasoning_effort="low")
     asked, call = UserMessage.of("a"), AssistantMessage("", (ToolCall("1", "look", "{}"),))
     result = ToolMessage("1", "look", "x")
@@ -250,6 +321,7 @@ MESSAGES = st.one_of(
         AssistantMessage,
         WORDS,
         st.lists(st.builds(ToolCall, IDS, IDS, WORDS), max_size=3, unique_by=lambda c: c.id).map(tuple),
+        st.sampled_from([None, Thoughts("p/m", (SIGNED,)), Thoughts("p/other", (SIGNED,))]),
     ),
     st.builds(ToolMessage, IDS, IDS, WORDS, st.booleans()),
 )
@@ -264,6 +336,7 @@ def test_every_conversation_becomes_one_that_the_api_takes(conversation: list[Me
     assert all(one != next_one for one, next_one in pairwise(roles))
     blocks = [block for _, content in found for block in content]
     assert all(block["text"].strip() for block in blocks if block["type"] == "text")
+    assert not any(content[-1]["type"] == "thinking" for _, content in found)
     uses = [block["id"] for block in blocks if block["type"] == "tool_use"]
     assert len(set(uses)) == len(uses)
     for (_, content), (_, following) in pairwise([("", []), *found, ("", [])]):
@@ -290,7 +363,7 @@ def test_text_thoughts_and_calls_are_decoded() -> None:
         delta(2, "input_json_delta", partial_json='{"x'),
         delta(2, "input_json_delta", partial_json='": 1}'),
         begin(3, type="tool_use", id="toolu_2", name="list", input={}),
-        end("tool_use", input_tokens=0, output_tokens=42),
+        end("tool_use", input_tokens=0, output_tokens=42, output_tokens_details={"thinking_tokens": 30}),
         STOP,
     ) == [
         ReasoningDelta("hm"),
@@ -299,9 +372,23 @@ def test_text_thoughts_and_calls_are_decoded() -> None:
         ModelDone(
             "tool_calls",
             (ToolCall("toolu_1", "look", '{"x": 1}'), ToolCall("toolu_2", "list", "{}")),
-            Usage(input=117, output=42, cached=100),
+            Usage(input=117, output=42, cached=100, reasoning=30, cache_write=7),
+            Thoughts("p/m", ({"type": "thinking", "thinking": "hm", "signature": "c2ln"},)),
         ),
     ]
+
+
+def test_redacted_and_empty_thoughts_are_kept_and_unsigned_ones_are_not() -> None:
+    done = decode(
+        begin(0, type="redacted_thinking", data="eHh4"),
+        begin(1, type="thinking", thinking="", signature=""),
+        delta(1, "signature_delta", signature="c2"),
+        delta(1, "signature_delta", signature="ln"),
+        begin(2, type="thinking", thinking="unsigned", signature=""),
+        end("end_turn"),
+    )[-1]
+    assert isinstance(done, ModelDone)
+    assert done.thoughts == Thoughts("p/m", (HIDDEN, SIGNED | {"thinking": ""}))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,12 +19,13 @@ from app.messages import (
     ImagePart,
     SamplingParams,
     TextPart,
+    Thoughts,
     ToolCall,
     ToolMessage,
     Usage,
     UserMessage,
 )
-from app.providers.base import ModelDone, ModelEvent, ModelRequest, ToolSpec
+from app.providers.base import ModelDone, ModelEvent, ModelInfo, ModelRequest, ToolSpec
 from app.providers.classify import classify_event, classify_response, redact
 from app.providers.known import KNOWN
 from app.providers.openai_completions import CompletionDecoder, WireSwitches, build_body
@@ -42,7 +44,7 @@ def fragment(arguments: Any = None, **fields: Any) -> dict[str, Any]:
 
 
 def decode(*chunks: dict[str, Any]) -> list[ModelEvent]:
-    decoder = CompletionDecoder("p")
+    decoder = CompletionDecoder("p", ref="p/m")
     events = [event for one in chunks for event in decoder.feed(json.dumps(one).encode())]
     return [*events, decoder.finish()]
 
@@ -137,6 +139,67 @@ def test_parameters_have_their_wire_names_and_extra_wins() -> None:
     }
 
 
+def test_the_cache_key_goes_only_to_servers_that_know_it() -> None:
+    request = ModelRequest("m", "", (), cache_key="main")
+    assert build_body(request, WireSwitches(cache_key=True))["prompt_cache_key"] == "main"
+    assert "prompt_cache_key" not in build_body(request, WireSwitches())
+
+
+@pytest.mark.parametrize(
+    ("effort", "info", "sent"),
+    [
+        ("low", {}, "low"),
+        ("max", {}, "high"),
+        ("minimal", {}, "low"),
+        ("none", {}, None),
+        ("none", {"levels": ("none", "low")}, "none"),
+        ("max", {"levels": ("low", "xhigh")}, "xhigh"),
+        ("medium", {"levels": ("high", "max")}, "high"),
+        ("high", {"reasoning": False}, None),
+        ("high", {"levels": ("none",)}, None),
+        (None, {"levels": ("low",)}, None),
+    ],
+)
+def test_a_level_that_a_model_does_not_have_becomes_the_next_lower_one(
+    effort: str | None, info: dict[str, Any], sent: str | None
+) -> None:
+    request = ModelRequest("m", "", (), params=SamplingParams(reasoning_effort=effort))
+    assert build_body(request, WireSwitches(), ModelInfo(**info)).get("reasoning_effort") == sent
+
+
+def test_reasoning_goes_back_with_every_turn_that_called_tools() -> None:
+    call = (ToolCall("c1", "look", "{}"),)
+    thoughts = Thoughts("p/m", ({"reasoning_content": "hm"},))
+    messages = (
+        UserMessage.of("a"),
+        AssistantMessage("", call, thoughts),
+        ToolMessage("c1", "look", "x"),
+        AssistantMessage("b"),
+        UserMessage.of("c"),
+        AssistantMessage("", call, replace(thoughts, ref="p/other")),
+        ToolMessage("c1", "look", "x"),
+    )
+    request = ModelRequest("m", "", messages)
+
+    made: Any = build_body(request, WireSwitches(reasoning_back=True), ref="p/m")["messages"]
+    assert [one.get("reasoning_content") for one in made] == [None, "hm", None, None, None, "", None]
+    assert "reasoning_content" not in json.dumps(build_body(request, WireSwitches(), ref="p/m"))
+
+
+def test_signatures_of_calls_go_back_with_their_calls() -> None:
+    signed = {"google": {"thought_signature": "c2ln"}}
+    done = decode(
+        fragment("{}", index=0, id="a", name="f", extra_content=signed),
+        fragment("{}", index=1, id="b", name="f"),
+        delta("tool_calls"),
+    )[-1]
+    assert isinstance(done, ModelDone)
+    turn = AssistantMessage("", done.tool_calls, done.thoughts)
+
+    messages: Any = build_body(ModelRequest("m", "", (turn,)), WireSwitches(), ref="p/m")["messages"]
+    assert [call.get("extra_content") for call in messages[0]["tool_calls"]] == [signed, None]
+
+
 def test_every_known_vendor_has_an_https_address_a_key_and_a_model() -> None:
     assert len({vendor.id for vendor in KNOWN}) == len(KNOWN)
     for vendor in KNOWN:
@@ -153,7 +216,7 @@ def test_text_reasoning_and_trailing_usage_are_decoded() -> None:
     usage = {
         "prompt_tokens": 10,
         "completion_tokens": 4,
-        "prompt_tokens_details": {"cached_tokens": 3},
+        "prompt_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 5},
         "completion_tokens_details": {"reasoning_tokens": 2},
     }
     assert decode(
@@ -169,7 +232,7 @@ def test_text_reasoning_and_trailing_usage_are_decoded() -> None:
         ReasoningDelta(" so"),
         TextDelta("a"),
         TextDelta("b"),
-        ModelDone("stop", usage=Usage(10, 4, 3, 2)),
+        ModelDone("stop", usage=Usage(10, 4, 3, 2, 5)),
     ]
 
 
