@@ -9,6 +9,7 @@ from ..messages import (
     JsonValue,
     Message,
     TextPart,
+    Thoughts,
     ToolCall,
     ToolMessage,
     UserMessage,
@@ -42,9 +43,10 @@ def _plain(message: Message) -> JsonObject:
     match message:
         case UserMessage(parts):
             return {"role": "user", "content": [_plain_part(part) for part in parts]}
-        case AssistantMessage(text, tool_calls):
+        case AssistantMessage(text, tool_calls, thoughts):
             calls: list[JsonValue] = [_plain_call(call) for call in tool_calls]
-            return {"role": "assistant", "content": text, "tool_calls": calls}
+            plain: dict[str, JsonValue] = {"role": "assistant", "content": text, "tool_calls": calls}
+            return plain if thoughts is None else plain | {"thoughts": _plain_thoughts(thoughts)}
         case ToolMessage(call_id, name, text, is_error):
             return {"role": "tool", "call_id": call_id, "name": name, "content": text, "is_error": is_error}
 
@@ -59,10 +61,16 @@ def _plain_call(call: ToolCall) -> dict[str, JsonValue]:
     return {"id": call.id, "name": call.name, "arguments": call.arguments}
 
 
+def _plain_thoughts(thoughts: Thoughts) -> dict[str, JsonValue]:
+    return {"ref": thoughts.ref, "items": [dict(item) for item in thoughts.items]}
+
+
 def _message(value: JsonValue) -> Message:
     match value:
         case {"role": "user", "content": [*parts]}:
             return UserMessage(tuple(_part(part) for part in parts))
+        case {"role": "assistant", "content": str(text), "tool_calls": [*calls], "thoughts": thoughts}:
+            return AssistantMessage(text, tuple(_call(call) for call in calls), _thoughts(thoughts))
         case {"role": "assistant", "content": str(text), "tool_calls": [*calls]}:
             return AssistantMessage(text, tuple(_call(call) for call in calls))
         case {
@@ -90,3 +98,16 @@ def _call(value: JsonValue) -> ToolCall:
         case {"id": str(call_id), "name": str(name), "arguments": str(arguments)}:
             return ToolCall(call_id, name, arguments)
     raise UnreadableEntry("not a tool call")
+
+
+def _thoughts(value: JsonValue) -> Thoughts:
+    match value:
+        case {"ref": str(ref), "items": [*items]}:
+            return Thoughts(ref, tuple(_item(item) for item in items))
+    raise UnreadableEntry("not thoughts")
+
+
+def _item(value: JsonValue) -> JsonObject:
+    if not isinstance(value, dict):
+        raise UnreadableEntry("not a thought")
+    return value

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from ..errors import InvalidRequest
 
 MAX_KEY_LENGTH = 512
+ARCHIVED = "archived:"  # begins the key of a session whose own key was given to a newer one
 
 _HEADER = "x-openclaw-session-key"
-_RESERVED = ("subagent:", "cron:", "acp:", "hook:")
+_RESERVED = ("subagent:", "cron:", "acp:", "hook:", ARCHIVED)
 _SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _UNWANTED = ("Cc", "Cs")  # control characters; lone surrogates, which no database can hold
 
@@ -44,6 +45,11 @@ def user_key(agent_id: str, user: str) -> str:
 def fresh_key(agent_id: str, uuid: str) -> str:
     """The key of a conversation that nobody will come back to."""
     return f"agent:{agent_id}:openai:{uuid}"
+
+
+def sub_agent_key(agent_id: str, uuid: str) -> str:
+    """The key of a conversation that an agent has with one of its sub-agents."""
+    return f"agent:{agent_id}:subagent:{uuid}"
 
 
 def session_id_key(agent_id: str, session_id: str) -> str:

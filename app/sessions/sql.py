@@ -7,30 +7,57 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, RowMapping, bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Delete,
+    RowMapping,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from ..log import get_logger
-from ..messages import Message, Usage
+from ..messages import Message
 from ..wire import clean
-from .entries import UnreadableEntry, decode, encode
-from .records import Entry, Loaded, NewEntry, Run, RunEnd, RunStart, Session, Stop
+from .keys import ARCHIVED
+from .records import Loaded, NewEntry, Run, RunEnd, RunStart, Session, SessionSettings, UsageQuery, UsageRow
+from .rows import (
+    empty_session_row,
+    entry_of,
+    message_row,
+    run_end,
+    run_of,
+    run_row,
+    session_of,
+    session_row,
+    settings_text,
+    usage_row_of,
+)
 from .sqlite import Database, open_database
 from .store import Offload, Store
-from .tables import is_open, messages, runs, sessions
+from .tables import is_live, is_open, messages, runs, sessions
 
 T = TypeVar("T")
 
 _log = get_logger("store")
 
-_NO_USAGE = Usage()
-_STOPS = frozenset((None, *get_args(Stop)))
-
 _SESSION = select(sessions).where(sessions.c.key == bindparam("this_key"))
 _HISTORY = (
     select(messages.c.seq, messages.c.body, messages.c.stop, messages.c.created_at, messages.c.run_id)
-    .where(messages.c.session_id == bindparam("this_session"))
+    .where(messages.c.session_id == bindparam("this_session"), messages.c.seq >= bindparam("first"))
     .order_by(messages.c.seq)
 )
 _NEW_SESSION = insert(sessions)
@@ -39,14 +66,16 @@ _NEW_MESSAGES = insert(messages)
 _EXTEND = (  # also takes the row lock that keeps two writers from giving out one seq twice
     update(sessions)
     .where(sessions.c.id == bindparam("this_session"))
-    .values(
-        updated_at=bindparam("now"),
-        message_count=sessions.c.message_count + bindparam("added"),
-        input_tokens=sessions.c.input_tokens + bindparam("more_input"),
-        output_tokens=sessions.c.output_tokens + bindparam("more_output"),
-        model=func.coalesce(bindparam("last_model"), sessions.c.model),
-    )
+    .values(updated_at=bindparam("now"), message_count=sessions.c.message_count + bindparam("added"))
     .returning(sessions.c.message_count)
+)
+_CONTINUE = _EXTEND.where(sessions.c.key == bindparam("this_key"), is_live).values(active_at=bindparam("now"))
+_SETTLE = _EXTEND.values(
+    input_tokens=sessions.c.input_tokens + bindparam("more_input"),
+    output_tokens=sessions.c.output_tokens + bindparam("more_output"),
+    cost=sessions.c.cost + bindparam("more_cost"),
+    context_tokens=func.coalesce(bindparam("last_context"), sessions.c.context_tokens),
+    model=bindparam("last_model"),
 )
 _CLOSE_RUN = (
     update(runs)
@@ -56,7 +85,8 @@ _CLOSE_RUN = (
             name: bindparam(f"new_{name}")
             for name in (
                 *("status", "finish_reason", "model", "error_code", "error_message", "ended_at", "attempts"),
-                *("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens"),
+                *("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "cache_write_tokens"),
+                *("cost", "calls"),
             )
         }
     )
@@ -81,8 +111,52 @@ _SESSIONS = (
     .limit(bindparam("at_most"))
     .offset(bindparam("skip"))
 )
-_SESSIONS_OF_AGENT = _SESSIONS.where(sessions.c.agent_id == bindparam("this_agent"))
+_COMPACT = (
+    update(sessions)
+    .where(
+        sessions.c.id == bindparam("this_session"),
+        sessions.c.kept_from < bindparam("first"),
+        sessions.c.message_count + 1 >= bindparam("first"),
+    )
+    .values(
+        updated_at=bindparam("now"),
+        summary=bindparam("new_summary"),
+        kept_from=bindparam("first"),
+        compactions=sessions.c.compactions + 1,
+    )
+)
+_CONFIGURE = (
+    update(sessions)
+    .where(sessions.c.key == bindparam("this_key"))
+    .values(updated_at=bindparam("now"), settings=bindparam("new_settings"))
+)
+_ARCHIVE = (
+    update(sessions)
+    .where(sessions.c.key == bindparam("this_key"), is_live)
+    .values(archived_at=bindparam("now"), key=ARCHIVED + sessions.c.id + ":" + sessions.c.key)
+)
 _DELETE_SESSION = delete(sessions).where(sessions.c.key == bindparam("this_key"))
+
+# The day is counted from 1970 in UTC. A literal, because a parameter would make two expressions
+# of one, and some databases then refuse the grouping.
+_GROUPS: dict[str, ColumnElement[Any]] = {
+    "day": runs.c.created_at // literal_column("86400000", BigInteger),
+    "agent": runs.c.agent_id,
+    "model": runs.c.model,
+    "session": runs.c.session_key,
+}
+_IS_UNPRICED = and_(runs.c.cost.is_(None), runs.c.input_tokens + runs.c.output_tokens > 0)
+_SUMS = (
+    func.count().label("runs"),
+    *(
+        func.sum(column).label(column.name)
+        for column in (
+            *(runs.c.input_tokens, runs.c.output_tokens, runs.c.cached_tokens),
+            *(runs.c.reasoning_tokens, runs.c.cache_write_tokens, runs.c.cost),
+        )
+    ),
+    func.sum(case((_IS_UNPRICED, 1), else_=0)).label("unpriced"),
+)
 
 
 def open_store(directory: Path, *, offload: Offload | None = None, readonly: bool = False) -> Store:
@@ -114,43 +188,80 @@ class _SqlStore:
         self._offload = offload
 
     def load(self, key: str) -> Loaded:
-        return self._transaction(lambda db: _load(db, key))
+        return self._transaction(lambda db: _load(db, key, whole=False))
 
-    def begin(self, run: RunStart, messages: Sequence[Message]) -> None:
+    def session(self, key: str) -> Session | None:
+        rows = self._rows(_SESSION, {"this_key": key})
+        return session_of(rows[0]) if rows else None
+
+    def transcript(self, key: str) -> Loaded:
+        return self._transaction(lambda db: _load(db, key, whole=True))
+
+    def begin(self, run: RunStart, messages: Sequence[Message]) -> int:
         entries = [NewEntry(message) for message in messages]
-        self._transaction(lambda db: _begin(db, run, entries))
+        return self._transaction(lambda db: _begin(db, run, entries))
 
-    def append(self, session_id: str | None, run_id: str, entries: Sequence[NewEntry], now: int) -> None:
-        if session_id is not None and entries:
-            self._transaction(lambda db: _extend(db, session_id, run_id, entries, now))
+    def append(self, session_id: str | None, run_id: str, entries: Sequence[NewEntry], now: int) -> int:
+        if session_id is None or not entries:
+            return 0
+        return self._transaction(lambda db: _extend(db, _EXTEND, {}, session_id, run_id, entries, now)) or 0
 
     def finish(self, end: RunEnd, entries: Sequence[NewEntry]) -> None:
         self._transaction(lambda db: _finish(db, end, entries))
 
+    def compact(self, session_id: str, summary: str, kept_from: int, now: int) -> bool:
+        return self._changes(
+            _COMPACT,
+            {"this_session": session_id, "new_summary": clean(summary), "first": kept_from, "now": now},
+        )
+
+    def create(self, key: str, session_id: str, agent_id: str, now: int) -> bool:
+        row = empty_session_row(key, session_id, agent_id, now)
+        return self._transaction(lambda db: _create(db, row))
+
+    def configure(self, key: str, settings: SessionSettings, now: int) -> bool:
+        return self._changes(
+            _CONFIGURE, {"this_key": key, "new_settings": settings_text(settings), "now": now}
+        )
+
+    def archive(self, key: str, now: int) -> bool:
+        return self._changes(_ARCHIVE, {"this_key": key, "now": now})
+
     def get_run(self, run_id: str) -> Run | None:
-        row = self._transaction(lambda db: db.execute(_RUN, {"this_run": run_id}).mappings().one_or_none())
-        return None if row is None else _run(row)
+        rows = self._rows(_RUN, {"this_run": run_id})
+        return run_of(rows[0]) if rows else None
 
     def list_runs(self, session_key: str | None, limit: int) -> list[Run]:
         statement = _RUNS if session_key is None else _RUNS_OF_KEY
-        values = {"this_key": session_key, "at_most": limit}
-        return [
-            _run(row) for row in self._transaction(lambda db: db.execute(statement, values).mappings().all())
-        ]
+        return [run_of(row) for row in self._rows(statement, {"this_key": session_key, "at_most": limit})]
 
-    def list_sessions(self, agent_id: str | None, limit: int, offset: int = 0) -> list[Session]:
-        statement = _SESSIONS if agent_id is None else _SESSIONS_OF_AGENT
-        values = {"this_agent": agent_id, "at_most": limit, "skip": offset}
-        return [
-            _session(row)
-            for row in self._transaction(lambda db: db.execute(statement, values).mappings().all())
-        ]
+    def list_sessions(
+        self,
+        agent_id: str | None,
+        limit: int,
+        offset: int = 0,
+        *,
+        archived: bool = False,
+        parent_key: str | None = None,
+    ) -> list[Session]:
+        statement = _sessions_statement(agent_id, parent_key, archived=archived)
+        return [session_of(row) for row in self._rows(statement, {"at_most": limit, "skip": offset})]
+
+    def usage(self, query: UsageQuery) -> list[UsageRow]:
+        return [usage_row_of(row, query.by) for row in self._rows(_usage_statement(query), {})]
 
     def delete_session(self, key: str) -> bool:
-        return self._transaction(lambda db: db.execute(_DELETE_SESSION, {"this_key": key}).rowcount > 0)
+        return self._changes(_DELETE_SESSION, {"this_key": key})
 
     def close(self) -> None:
         self._offload(self._database.close)
+
+    def _rows(self, statement: Select[Any], values: dict[str, Any]) -> Sequence[RowMapping]:
+        return self._transaction(lambda db: db.execute(statement, values).mappings().all())
+
+    def _changes(self, statement: Update | Delete, values: dict[str, Any]) -> bool:
+        """Whether there was a row to change."""
+        return self._transaction(lambda db: db.execute(statement, values).rowcount > 0)
 
     def _transaction(self, work: Callable[[Connection], T]) -> T:
         def run() -> T:
@@ -177,136 +288,96 @@ def _fail_interrupted(database: Database, now: int) -> None:
         _log.warning("%d runs were interrupted by the end of an earlier process", count)
 
 
-def _load(db: Connection, key: str) -> Loaded:
+def _load(db: Connection, key: str, *, whole: bool) -> Loaded:
     row = db.execute(_SESSION, {"this_key": key}).mappings().one_or_none()
     if row is None:
         return Loaded(None, ())
-    session = _session(row)
-    rows = db.execute(_HISTORY, {"this_session": session.id})
-    return Loaded(session, tuple(entry for row in rows if (entry := _entry(session.id, *row))))
+    session = session_of(row)
+    first = 1 if whole else session.kept_from
+    rows = db.execute(_HISTORY, {"this_session": session.id, "first": first})
+    return Loaded(session, tuple(entry for row in rows if (entry := entry_of(session.id, *row))))
 
 
-def _begin(db: Connection, run: RunStart, entries: Sequence[NewEntry]) -> None:
-    if run.session_id is not None and not _extend(db, run.session_id, run.id, entries, run.created_at):
-        db.execute(_NEW_SESSION, _new_session_row(run, run.session_id, len(entries)))
-        _insert(db, run.session_id, run.id, entries, run.created_at, first=1)
-    db.execute(_NEW_RUN, _new_run_row(run))
+def _create(db: Connection, row: dict[str, Any]) -> bool:
+    if db.execute(_SESSION, {"this_key": row["key"]}).first() is not None:
+        return False
+    db.execute(_NEW_SESSION, row)
+    return True
+
+
+def _begin(db: Connection, run: RunStart, entries: Sequence[NewEntry]) -> int:
+    first = 0 if run.session_id is None else _open(db, run, run.session_id, entries)
+    db.execute(_NEW_RUN, run_row(run))
+    return first
+
+
+def _open(db: Connection, run: RunStart, session_id: str, entries: Sequence[NewEntry]) -> int:
+    """Go on with a session, or begin it; the ``seq`` of the first entry."""
+    now = run.created_at
+    first = _extend(db, _CONTINUE, {"this_key": run.session_key}, session_id, run.id, entries, now)
+    if first is not None:
+        return first
+    db.execute(_NEW_SESSION, session_row(run, session_id, len(entries)))
+    return _insert(db, session_id, run.id, entries, now, first=1)
 
 
 def _finish(db: Connection, end: RunEnd, entries: Sequence[NewEntry]) -> None:
-    closed = db.execute(_CLOSE_RUN, _close_run_values(end)).one_or_none()
+    changes = {f"new_{name}": value for name, value in run_end(end).items()}
+    closed = db.execute(_CLOSE_RUN, {"this_run": end.id, **changes}).one_or_none()
     if closed is not None and closed.session_id is not None:
-        _extend(db, closed.session_id, end.id, entries, end.ended_at, end.usage, end.model)
+        more = {
+            "more_input": end.usage.input,
+            "more_output": end.usage.output,
+            "more_cost": end.cost or 0.0,
+            "last_context": end.context_tokens or None,
+            "last_model": end.model,
+        }
+        _extend(db, _SETTLE, more, closed.session_id, end.id, entries, end.ended_at)
 
 
 def _extend(
     db: Connection,
+    statement: ReturningUpdate[int],
+    values: dict[str, Any],
     session_id: str,
     run_id: str,
     entries: Sequence[NewEntry],
     now: int,
-    usage: Usage = _NO_USAGE,
-    model: str | None = None,
-) -> bool:
-    """Add entries and tokens to a session; False, and nothing done, if there is none."""
-    count = db.execute(
-        _EXTEND,
-        {
-            "this_session": session_id,
-            "now": now,
-            "added": len(entries),
-            "more_input": usage.input,
-            "more_output": usage.output,
-            "last_model": model,
-        },
-    ).scalar()
+) -> int | None:
+    """Add entries to a session; the ``seq`` of the first or 0, None if there is no such session."""
+    common = {"this_session": session_id, "now": now, "added": len(entries)}
+    count = db.execute(statement, common | values).scalar()
     if count is None:
-        return False
-    _insert(db, session_id, run_id, entries, now, first=count - len(entries) + 1)
-    return True
+        return None
+    return _insert(db, session_id, run_id, entries, now, first=count - len(entries) + 1)
 
 
 def _insert(
     db: Connection, session_id: str, run_id: str, entries: Sequence[NewEntry], now: int, *, first: int
-) -> None:
-    rows = [_message_row(session_id, run_id, now, *numbered) for numbered in enumerate(entries, first)]
-    if rows:
-        db.execute(_NEW_MESSAGES, rows)
+) -> int:
+    rows = [message_row(session_id, run_id, now, *numbered) for numbered in enumerate(entries, first)]
+    if not rows:
+        return 0
+    db.execute(_NEW_MESSAGES, rows)
+    return first
 
 
-def _message_row(session_id: str, run_id: str, now: int, seq: int, entry: NewEntry) -> dict[str, Any]:
-    return {
-        "session_id": session_id,
-        "seq": seq,
-        "run_id": run_id,
-        "created_at": now,
-        "stop": entry.stop,
-        "body": encode(entry.message),
-    }
+def _sessions_statement(agent_id: str | None, parent_key: str | None, *, archived: bool) -> Select[Any]:
+    statement = _SESSIONS if archived else _SESSIONS.where(is_live)
+    if agent_id is not None:
+        statement = statement.where(sessions.c.agent_id == agent_id)
+    if parent_key is not None:
+        statement = statement.where(sessions.c.parent_key == parent_key)
+    return statement
 
 
-def _new_session_row(run: RunStart, session_id: str, message_count: int) -> dict[str, Any]:
-    return {
-        "id": session_id,
-        "key": run.session_key,
-        "agent_id": run.agent_id,
-        "created_at": run.created_at,
-        "updated_at": run.created_at,
-        "message_count": message_count,
-        "input_tokens": 0,
-        "output_tokens": 0,
-        "model": run.model,
-    }
-
-
-def _new_run_row(run: RunStart) -> dict[str, Any]:
-    return {
-        "id": run.id,
-        "session_key": run.session_key,
-        "session_id": run.session_id,
-        "agent_id": run.agent_id,
-        "channel": run.channel,
-        "model": run.model,
-        "created_at": run.created_at,
-        "status": "in_progress",
-    }
-
-
-def _close_run_values(end: RunEnd) -> dict[str, Any]:
-    return {
-        "this_run": end.id,
-        "new_status": end.status,
-        "new_finish_reason": end.finish_reason,
-        "new_model": end.model,
-        "new_error_code": end.error_code,
-        "new_error_message": None if end.error_message is None else clean(end.error_message),
-        "new_ended_at": end.ended_at,
-        "new_attempts": end.attempts,
-        "new_input_tokens": end.usage.input,
-        "new_output_tokens": end.usage.output,
-        "new_cached_tokens": end.usage.cached,
-        "new_reasoning_tokens": end.usage.reasoning,
-    }
-
-
-def _session(row: RowMapping) -> Session:
-    return Session(**row)
-
-
-def _entry(
-    session_id: str, seq: int, body: object, stop: str | None, created_at: int, run_id: str
-) -> Entry | None:
-    """The entry, or None and a log line: one bad row must not cost the conversation."""
-    try:
-        message = decode(body)
-    except UnreadableEntry as error:
-        _log.warning("session %s: message %s is unreadable and left out (%s)", session_id, seq, error)
-        return None
-    return Entry(seq, message, cast(Stop, stop) if stop in _STOPS else None, created_at, run_id)
-
-
-def _run(row: RowMapping) -> Run:
-    values = dict(row)
-    names = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
-    usage = Usage(*(values.pop(name) for name in names))
-    return Run(usage=usage, **values)
+def _usage_statement(query: UsageQuery) -> Select[Any]:
+    groups = [_GROUPS[name].label(name) for name in query.by]
+    statement = select(*groups, *_SUMS).where(~is_open, runs.c.created_at >= query.since)
+    if query.until is not None:
+        statement = statement.where(runs.c.created_at < query.until)
+    if query.agent_id is not None:
+        statement = statement.where(runs.c.agent_id == query.agent_id)
+    if query.session_key is not None:
+        statement = statement.where(runs.c.session_key == query.session_key)
+    return statement.group_by(*groups).order_by(*groups)

@@ -11,13 +11,14 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from itertools import chain
 from pathlib import Path
 
 from sqlalchemy import Connection, StaticPool, create_engine
 from sqlalchemy.exc import DBAPIError, ResourceClosedError, SQLAlchemyError
 
 from ..errors import StoreError
-from .tables import SCHEMA_VERSION, metadata
+from .tables import SCHEMA_VERSION, UPGRADES, metadata
 
 FILE_NAME = "gateway.sqlite3"
 LOCK_NAME = "gateway.lock"
@@ -32,6 +33,10 @@ _DAMAGED = (
     " their place; without one, the gateway starts with an empty store."
 )
 _READ_ONLY = "The session store can only be read here."
+_OLDER = (
+    f"The session store ({FILE_NAME}) was made by an older version of the gateway, whose next start brings it"
+    " up to date; until then it cannot be read here."
+)
 _NOTHING_YET = "There is no session store yet: the gateway's first start creates it."
 _CLOSED = "The session store is closed."
 _TEXTS = {
@@ -72,8 +77,10 @@ class Database:
 def open_database(directory: Path, *, readonly: bool) -> Database:
     """Open the file in ``directory``; unless ``readonly``, create and lock it too.
 
+    A file of an older version is brought up to date, wholly or not at all.
+
     :raises StoreError: another process has the lock, the file is unusable, or made by a
-        newer version; to read: there is none yet.
+        newer version; to read: there is none yet, or it is of an older version.
     """
     resources = ExitStack()
     try:
@@ -89,17 +96,17 @@ def _open(directory: Path, readonly: bool, resources: ExitStack) -> Database:
         _create_files(directory)
         resources.enter_context(_locked(directory / LOCK_NAME))
     raw = resources.enter_context(closing(_connect(directory / FILE_NAME, readonly)))
-    is_new = _is_new(raw)
-    if is_new and readonly:
-        raise StoreError(_NOTHING_YET)
+    version = _version(raw)
+    if readonly and version < SCHEMA_VERSION:
+        raise StoreError(_OLDER if version else _NOTHING_YET)
     # hide_parameters: a log line about a failed statement must not quote the conversation.
     engine = create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool, hide_parameters=True)
     resources.callback(engine.dispose)
     database = Database(raw, resources.enter_context(engine.connect()), resources)
     if not readonly:
         _tune(raw)
-    if is_new:
-        _create_schema(database)
+    if version < SCHEMA_VERSION:
+        _bring_up_to_date(database, version)
     return database
 
 
@@ -137,15 +144,15 @@ def _connect(file: Path, readonly: bool) -> sqlite3.Connection:
     return raw
 
 
-def _is_new(raw: sqlite3.Connection) -> bool:
-    """True for an empty file. Reading the header also finds garbage and truncation, cheaply."""
+def _version(raw: sqlite3.Connection) -> int:
+    """The schema's version, 0 for an empty file. Reading the header also finds garbage and truncation."""
     (version,) = raw.execute("PRAGMA user_version").fetchone()
     if version > SCHEMA_VERSION:
         raise StoreError(f"The session store ({FILE_NAME}) was made by a newer version of the gateway.")
     (objects,) = raw.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if version == 0 and objects:
         raise StoreError(f"{FILE_NAME} is not a session store of this gateway. Nothing was changed.")
-    return bool(version == 0)
+    return int(version)
 
 
 def _tune(raw: sqlite3.Connection) -> None:
@@ -157,9 +164,13 @@ def _tune(raw: sqlite3.Connection) -> None:
     raw.execute("PRAGMA synchronous = NORMAL")
 
 
-def _create_schema(database: Database) -> None:
-    with database.transaction() as db:  # all tables and the version, or an empty file
-        metadata.create_all(db)
+def _bring_up_to_date(database: Database, version: int) -> None:
+    with database.transaction() as db:  # the new schema and its number, or the file as it was
+        if version == 0:
+            metadata.create_all(db)
+        else:
+            for step in chain.from_iterable(UPGRADES[n] for n in range(version + 1, SCHEMA_VERSION + 1)):
+                db.exec_driver_sql(step)
         db.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from ..messages import Message
-from .records import Loaded, NewEntry, Run, RunEnd, RunStart, Session
+from .records import Loaded, NewEntry, Run, RunEnd, RunStart, Session, SessionSettings, UsageQuery, UsageRow
 
 T = TypeVar("T")
 
@@ -32,22 +32,57 @@ class Store(Protocol):
     """
 
     def load(self, key: str) -> Loaded:
-        """The session of ``key`` with its transcript, oldest first; unreadable rows are left out."""
+        """The session of ``key`` with the messages from its ``kept_from`` on, oldest first.
 
-    def begin(self, run: RunStart, messages: Sequence[Message]) -> None:
-        """Record a run as in progress and append what it was asked.
-
-        Creates the session if ``run.session_id`` is new. Without a session id the messages
-        are not kept. A ``session_key`` that has another session by now is a StoreError.
+        What a long conversation has left behind is not read; unreadable rows are left out.
         """
 
-    def append(self, session_id: str | None, run_id: str, entries: Sequence[NewEntry], now: int) -> None:
-        """Add to a transcript. Does nothing for None or for a session deleted meanwhile."""
+    def session(self, key: str) -> Session | None:
+        """The session of ``key`` without its messages; None if nobody has used the key yet."""
+
+    def transcript(self, key: str) -> Loaded:
+        """The session of ``key`` with all its messages, oldest first; unreadable rows are left out."""
+
+    def begin(self, run: RunStart, messages: Sequence[Message]) -> int:
+        """Record a run as in progress and append what it was asked.
+
+        Creates the session if ``run.session_id`` is new, and says that it is active now. Without
+        a session id the messages are not kept. A ``session_key`` that has another session by now,
+        or whose session was archived meanwhile, is a StoreError.
+
+        :returns: the ``seq`` of the first message, 0 if none was kept.
+        """
+
+    def append(self, session_id: str | None, run_id: str, entries: Sequence[NewEntry], now: int) -> int:
+        """Add to a transcript. Does nothing for None or for a session deleted meanwhile.
+
+        :returns: the ``seq`` of the first entry, 0 if none was kept.
+        """
 
     def finish(self, end: RunEnd, entries: Sequence[NewEntry]) -> None:
-        """Close a run, add its last entries to its session, count its tokens: all or nothing.
+        """Close a run, add its last entries to its session, its tokens and its cost: all or nothing.
 
         Only the first finish of a run counts; one of an unknown run does nothing.
+        """
+
+    def compact(self, session_id: str, summary: str, kept_from: int, now: int) -> bool:
+        """Let ``summary`` stand for the messages before ``kept_from``, the transcript staying whole.
+
+        False, and nothing changed, if there is no such session, if as much or more of it was
+        summed up before, or if ``kept_from`` lies beyond the place of its next message.
+        """
+
+    def create(self, key: str, session_id: str, agent_id: str, now: int) -> bool:
+        """Begin an empty session; False, and nothing changed, if ``key`` has one."""
+
+    def configure(self, key: str, settings: SessionSettings, now: int) -> bool:
+        """Replace a session's settings; False if there is none."""
+
+    def archive(self, key: str, now: int) -> bool:
+        """Free ``key`` for a new session; False if it has none.
+
+        The session goes on under the key ``archived:<its id>:<key>``. Runs that are on may still
+        end in it, none may begin.
         """
 
     def get_run(self, run_id: str) -> Run | None:
@@ -56,8 +91,26 @@ class Store(Protocol):
     def list_runs(self, session_key: str | None, limit: int) -> list[Run]:
         """The newest runs, of one session key or of all."""
 
-    def list_sessions(self, agent_id: str | None, limit: int, offset: int = 0) -> list[Session]:
-        """Sessions by last use, newest first, of one agent or of all."""
+    def list_sessions(
+        self,
+        agent_id: str | None,
+        limit: int,
+        offset: int = 0,
+        *,
+        archived: bool = False,
+        parent_key: str | None = None,
+    ) -> list[Session]:
+        """Sessions by last use, newest first, of one agent or of all.
+
+        :param archived: whether to list the archived ones, too.
+        :param parent_key: only those that this session spawned.
+        """
+
+    def usage(self, query: UsageQuery) -> list[UsageRow]:
+        """What finished runs came to, one row a group, in the groups' order.
+
+        Its work grows with the number of runs in the time that is asked for.
+        """
 
     def delete_session(self, key: str) -> bool:
         """Delete a session with its transcript, but not its runs; False if there is none."""

@@ -1,13 +1,15 @@
-"""The schema, in terms that SQLite and PostgreSQL share."""
+"""The schema, in terms that SQLite and PostgreSQL share, and the way to it from its earlier versions."""
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, MetaData, Table, Text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
+# Columns added by a later version come last and have a default: a new database and an upgraded
+# one are the same.
 sessions = Table(
     "sessions",
     metadata,
@@ -20,6 +22,15 @@ sessions = Table(
     Column("input_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
     Column("model", Text, nullable=False),
+    Column("active_at", BigInteger, nullable=False, server_default="0"),
+    Column("context_tokens", Integer, nullable=False, server_default="0"),
+    Column("kept_from", Integer, nullable=False, server_default="1"),
+    Column("compactions", Integer, nullable=False, server_default="0"),
+    Column("cost", Float, nullable=False, server_default="0"),
+    Column("settings", Text),  # JSON
+    Column("parent_key", Text),
+    Column("archived_at", BigInteger),
+    Column("summary", Text),  # the longest, so the last: what comes before it is read without it
 )
 
 messages = Table(
@@ -54,10 +65,39 @@ runs = Table(
     Column("error_message", Text),
     Column("ended_at", BigInteger),
     Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("cache_write_tokens", Integer, nullable=False, server_default="0"),
+    Column("cost", Float),
+    Column("calls", Text),  # JSON; NULL if there was one call and it went well
 )
 
 is_open = runs.c.ended_at.is_(None)
+is_live = sessions.c.archived_at.is_(None)
+_is_child = sessions.c.parent_key.is_not(None)
 
-Index("ix_sessions_updated_at", sessions.c.updated_at)
+Index("ix_sessions_live", sessions.c.updated_at, sqlite_where=is_live, postgresql_where=is_live)
+Index("ix_sessions_parent", sessions.c.parent_key, sqlite_where=_is_child, postgresql_where=_is_child)
 Index("ix_runs_created_at", runs.c.created_at)
 Index("ix_runs_open", runs.c.ended_at, sqlite_where=is_open, postgresql_where=is_open)
+
+# What leads to each version from the one before it. This is text because it stays as it is
+# when the tables above go on changing.
+UPGRADES: dict[int, tuple[str, ...]] = {
+    2: (
+        "ALTER TABLE sessions ADD COLUMN active_at BIGINT DEFAULT '0' NOT NULL",
+        "ALTER TABLE sessions ADD COLUMN context_tokens INTEGER DEFAULT '0' NOT NULL",
+        "ALTER TABLE sessions ADD COLUMN kept_from INTEGER DEFAULT '1' NOT NULL",
+        "ALTER TABLE sessions ADD COLUMN compactions INTEGER DEFAULT '0' NOT NULL",
+        "ALTER TABLE sessions ADD COLUMN cost FLOAT DEFAULT '0' NOT NULL",
+        "ALTER TABLE sessions ADD COLUMN settings TEXT",
+        "ALTER TABLE sessions ADD COLUMN parent_key TEXT",
+        "ALTER TABLE sessions ADD COLUMN archived_at BIGINT",
+        "ALTER TABLE sessions ADD COLUMN summary TEXT",
+        "UPDATE sessions SET active_at = updated_at",
+        "DROP INDEX ix_sessions_updated_at",
+        "CREATE INDEX ix_sessions_live ON sessions (updated_at) WHERE archived_at IS NULL",
+        "CREATE INDEX ix_sessions_parent ON sessions (parent_key) WHERE parent_key IS NOT NULL",
+        "ALTER TABLE runs ADD COLUMN cache_write_tokens INTEGER DEFAULT '0' NOT NULL",
+        "ALTER TABLE runs ADD COLUMN cost FLOAT",
+        "ALTER TABLE runs ADD COLUMN calls TEXT",
+    ),
+}

@@ -72,7 +72,9 @@ def test_an_explicit_key_is_taken_as_it_is(raw, key, agent_id):
 
 
 @pytest.mark.parametrize("prefix", ["", "agent:main:", "Agent:BETA:", "agent:nope:", "agent:main: "])
-@pytest.mark.parametrize("namespace", ["subagent:", "cron:", "acp:", "hook:", "SubAgent:", "CRON:"])
+@pytest.mark.parametrize(
+    "namespace", ["subagent:", "cron:", "acp:", "hook:", "archived:", "SubAgent:", "CRON:"]
+)
 def test_a_reserved_namespace_is_refused(prefix, namespace):
     with pytest.raises(InvalidRequest, match="reserved internal session namespaces"):
         parse_explicit_key(f"{prefix}{namespace}1", AGENTS)
