@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from ..messages import AssistantMessage, ImagePart, Message, TextPart, ToolMessage, UserMessage
-from ..providers.base import ModelInfo
+from ..messages import AssistantMessage, ImagePart, Message, TextPart, ToolCall, ToolMessage, UserMessage
 
-_IMAGE_TOKENS = 1_000
+# Base64 of a picture that a vendor would shrink to about a thousand tokens is not longer than this.
+_IMAGE_TOKENS = 1_500
 _LOST = "The call was interrupted; whether it took effect is not known."
 _UNFINISHED = "(No answer was given: the previous turn was interrupted.)"
 _HIDDEN_IMAGE = TextPart("[An image was here, but this model cannot see images.]")
+_OLD_IMAGE = TextPart("[An image was here, in an earlier turn.]")
+
+# A long tool result of an earlier round keeps so many characters of its beginning and of its end.
+_KEPT_HEAD, _KEPT_TAIL = 1_500, 1_500
+_CUT_SHORT = (
+    "\n[… {} characters of this earlier result were left out; call the tool again if you need them …]\n"
+)
+_SUMMARY = (
+    "[The earlier part of this conversation, summarised:]\n\n{}\n\n[The conversation goes on from here.]"
+)
 
 
 def new_messages(history: Sequence[Message], incoming: Sequence[Message]) -> tuple[Message, ...]:
@@ -41,51 +52,100 @@ def mark_unfinished(history: Sequence[Message], fresh: Sequence[Message]) -> tup
 
 
 def repaired(messages: Iterable[Message]) -> list[Message]:
-    """The same conversation with every tool call followed by exactly its own results.
+    """The same conversation with every tool call followed by exactly its own results, in its order.
 
     A crash, an abort or a trimmed history leaves calls without results and results without
     calls; providers refuse both, for ever.
     """
     result: list[Message] = []
-    open_calls: dict[str, str] = {}
+    calls: tuple[ToolCall, ...] = ()
+    results: dict[str, ToolMessage] = {}
     for message in messages:
         if isinstance(message, ToolMessage):
-            if open_calls.pop(message.call_id, None) is not None:
-                result.append(message)
+            results.setdefault(message.call_id, message)
             continue
-        result += _synthetic_results(open_calls)
-        open_calls = {}
+        result += _results_of(calls, results)
         result.append(message)
-        if isinstance(message, AssistantMessage):
-            open_calls = {call.id: call.name for call in message.tool_calls}
-    return result + _synthetic_results(open_calls)
+        calls = message.tool_calls if isinstance(message, AssistantMessage) else ()
+        results = {}
+    return result + _results_of(calls, results)
 
 
-def fitted(messages: Sequence[Message], system: str, info: ModelInfo) -> tuple[Message, ...]:
-    """The newest turns that fit the model's window beside the system prompt and an answer.
+def summary_message(summary: str) -> UserMessage:
+    """What stands in a model's conversation for the part that was summarised."""
+    return UserMessage.of(_SUMMARY.format(summary))
 
-    The last user turn always stays, and a turn is kept or dropped as a whole.
+
+def fitted(messages: Sequence[Message], budget: int) -> tuple[Message, ...]:
+    """As much of the conversation as takes no more than ``budget`` tokens.
+
+    First the long tool results and the images of earlier rounds go, the oldest first; then
+    whole turns, the oldest first. The last user turn always stays.
     """
-    reserve = min(20_000, info.context_window // 4)
-    left = info.context_window - reserve - _text_tokens(system)
+    if tokens_of(messages) <= budget:
+        return tuple(messages)
+    return _newest_turns(_trimmed(messages, budget), budget)
+
+
+def without_images(messages: Iterable[Message]) -> list[Message]:
+    """The same conversation with a note in place of each image."""
+    return [_replace_images(message, _HIDDEN_IMAGE) for message in messages]
+
+
+def tokens_of(messages: Iterable[Message]) -> int:
+    """A safe estimate of what the messages take of a model's window."""
+    return sum(map(_tokens, messages))
+
+
+def text_tokens(text: str) -> int:
+    """A safe estimate: four bytes to a token, and a fifth more."""
+    size = len(text) if text.isascii() else len(text.encode(errors="replace"))
+    return size * 3 // 10
+
+
+def _trimmed(messages: Sequence[Message], budget: int) -> list[Message]:
+    """Results and images of earlier rounds cut short, the oldest first, until the rest fits."""
+    result = list(messages)
+    over = tokens_of(result) - budget
+    for index in range(_last_round(result)):
+        if over <= 0:
+            break
+        shorter = _shortened(result[index])
+        over -= _tokens(result[index]) - _tokens(shorter)
+        result[index] = shorter
+    return result
+
+
+def _last_round(messages: Sequence[Message]) -> int:
+    """Index of the newest message that is not a tool result: it and its results stay whole."""
+    return max((i for i, message in enumerate(messages) if not isinstance(message, ToolMessage)), default=0)
+
+
+def _shortened(message: Message) -> Message:
+    if isinstance(message, ToolMessage):
+        left_out = len(message.text) - _KEPT_HEAD - _KEPT_TAIL
+        if left_out > len(_CUT_SHORT) + 8:
+            middle = _CUT_SHORT.format(left_out)
+            return replace(message, text=message.text[:_KEPT_HEAD] + middle + message.text[-_KEPT_TAIL:])
+        return message
+    return _replace_images(message, _OLD_IMAGE)
+
+
+def _newest_turns(messages: Sequence[Message], budget: int) -> tuple[Message, ...]:
     starts = [i for i, message in enumerate(messages) if i == 0 or isinstance(message, UserMessage)] or [0]
-    keep, end = starts[-1], len(messages)
+    keep, end, left = starts[-1], len(messages), budget
     for start in reversed(starts):
-        left -= sum(_tokens(message) for message in messages[start:end])
+        left -= tokens_of(messages[start:end])
         if left < 0 and start != starts[-1]:
             return tuple(messages[keep:])
         keep = end = start
     return tuple(messages)
 
 
-def without_images(messages: Iterable[Message]) -> list[Message]:
-    """The same conversation with a note in place of each image."""
-    return [
-        UserMessage(tuple(_HIDDEN_IMAGE if isinstance(part, ImagePart) else part for part in message.parts))
-        if isinstance(message, UserMessage) and message.images
-        else message
-        for message in messages
-    ]
+def _replace_images(message: Message, note: TextPart) -> Message:
+    if not isinstance(message, UserMessage) or not message.images:
+        return message
+    return UserMessage(tuple(note if isinstance(part, ImagePart) else part for part in message.parts))
 
 
 def _unanswered(history: Sequence[Message]) -> tuple[Message, ...]:
@@ -99,18 +159,20 @@ def _is_answer(message: Message) -> bool:
     return isinstance(message, AssistantMessage) and not message.tool_calls
 
 
-def _synthetic_results(open_calls: dict[str, str]) -> list[Message]:
-    return [ToolMessage(call_id, name, _LOST, is_error=True) for call_id, name in open_calls.items()]
+def _results_of(calls: Iterable[ToolCall], results: Mapping[str, ToolMessage]) -> list[Message]:
+    """One result for each call, in the order of the calls."""
+    return [results.get(call.id) or ToolMessage(call.id, call.name, _LOST, is_error=True) for call in calls]
 
 
 def _tokens(message: Message) -> int:
     if isinstance(message, UserMessage):
-        return 4 + _text_tokens(message.text) + _IMAGE_TOKENS * len(message.images)
+        return 4 + text_tokens(message.text) + _IMAGE_TOKENS * len(message.images)
     if isinstance(message, AssistantMessage):
-        return 4 + _text_tokens(message.text) + sum(8 + _text_tokens(c.arguments) for c in message.tool_calls)
-    return 8 + _text_tokens(message.text)
+        calls = sum(8 + text_tokens(call.arguments) for call in message.tool_calls)
+        return 4 + text_tokens(message.text) + calls + _thought_tokens(message)
+    return 8 + text_tokens(message.text)
 
 
-def _text_tokens(text: str) -> int:
-    """A safe estimate: four bytes to a token, and a fifth more."""
-    return len(text.encode()) * 3 // 10
+def _thought_tokens(message: AssistantMessage) -> int:
+    thoughts = message.thoughts.items if message.thoughts else ()
+    return sum(text_tokens(str(value)) for item in thoughts for value in item.values())

@@ -3,112 +3,95 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
 
 from ..cancel import CancelToken
 from ..errors import ProviderError, ProviderReason
-from ..events import ProgressEvent, ReasoningDelta, TextDelta, ToolFinished, ToolStarted
+from ..events import ContextCompacted, ProgressEvent, ReasoningDelta, TextDelta
 from ..log import get_logger
-from ..messages import (
-    AssistantMessage,
-    FinishReason,
-    JsonValue,
-    Message,
-    SamplingParams,
-    ToolCall,
-    ToolMessage,
-    Usage,
-    UserMessage,
-)
-from ..providers.base import ModelDone, ModelInfo, ModelRequest, ToolSpec
-from ..tools.registry import Tool, ToolContext, ToolError, ToolRegistry
-from ..wire import InvalidJson, loads
-from .context import fitted, repaired, without_images
+from ..messages import AssistantMessage, Message, ToolCall, Usage
+from ..providers.base import ModelDone
+from ..tools.registry import ToolContext
+from .arguments import clean_calls
+from .briefing import Briefing, summary_request
+from .calls import ToolRunner
+from .compaction import CompactionFailed
 from .failover import ModelCaller
-from .models import Candidate, merge_params
-from .prompt import PromptLimits, build_prompt
+from .models import Candidate
 from .registry import Agent
+from .repeat import RepeatGuard
+from .skills import skill_env
 from .text import ReplyFilter
+from .turn import SEPARATOR, Harness, TurnInput, TurnRecord
 
-_NUDGE = UserMessage.of("Please answer the last message with a visible reply.")
-_SEPARATOR = "\n\n"
+_NUDGE = "Please answer the last message with a visible reply."
+_LIMIT = (
+    "No more tool calls are possible in this turn. Give the best answer you can with what you know by now."
+)
+_REPEATING = "The same tool calls keep giving the same results. Stop and answer with what you know by now."
+_UNREADABLE = (
+    "Several tool calls were not valid JSON. Stop calling tools and answer with what you know by now."
+)
+_NOTICE = "\n\n[This call has now given the same result several times. Try something else or answer.]"
+_COMPACTED = "Compacted ({:,} → {:,} tokens)."
+_SHORT_ENOUGH = "Nothing to compact."
+_BAD_CALLS = 3
+_COMPACTIONS = 2
+_BRIEF = 500  # tokens; a summary of so little would be no shorter
 
 _log = get_logger("agent")
-
-
-@dataclass(frozen=True, slots=True)
-class TurnInput:
-    """What one turn starts from.
-
-    :ivar history: the conversation, its last message being the one to answer.
-    :ivar system: the caller's system text.
-    :ivar main_session: the owner's own conversation.
-    """
-
-    run_id: str
-    session_key: str
-    history: tuple[Message, ...]
-    system: str
-    params: SamplingParams
-    main_session: bool
-
-
-@dataclass(slots=True)
-class TurnRecord:
-    """What a turn has come to so far; right at any moment, also when it is cut short.
-
-    :ivar finished: the visible texts of the messages before the one being written.
-    :ivar pieces: the visible deltas of the message being written.
-    :ivar last: the finished answer, not yet stored; None while there is none.
-    """
-
-    finished: list[str] = field(default_factory=list)
-    pieces: list[str] = field(default_factory=list)
-    usage: Usage = field(default_factory=Usage)
-    last: AssistantMessage | None = None
-    finish_reason: FinishReason = "stop"
-    model_ref: str = ""
-    attempts: int = 0
-
-    @property
-    def partial(self) -> str:
-        """The visible text of the message being written."""
-        return "".join(self.pieces)
-
-    @property
-    def text(self) -> str:
-        """All visible text of the turn, a blank line between messages."""
-        return _SEPARATOR.join((*self.finished, *([self.partial] if self.pieces else ())))
 
 
 class Turn:
     """Runs one turn in the calling thread.
 
     :param emit: takes progress events; may block while the reader is slow.
-    :param store: takes messages that must be durable before the turn goes on.
+    :param store: takes messages that must be durable before the turn goes on, and returns the
+        number of the first in its session.
+    :param compacted: takes a summary and the number of the first message that it does not
+        stand for; False if the session has changed meanwhile. None where nothing is kept.
     """
 
     def __init__(
         self,
         agent: Agent,
         turn: TurnInput,
-        tools: ToolRegistry,
-        limits: PromptLimits,
+        harness: Harness,
         *,
         cancel: CancelToken,
         emit: Callable[[ProgressEvent], None],
-        store: Callable[[Sequence[Message]], None],
+        store: Callable[[Sequence[Message]], int],
+        compacted: Callable[[str, int], bool] | None = None,
     ) -> None:
         self.record = TurnRecord(model_ref=agent.model_ref)
         self._agent = agent
         self._input = turn
-        self._limits = limits
+        self._harness = harness
         self._cancel = cancel
         self._emit = emit
         self._store = store
-        self._tools = {tool.name: tool for tool in tools.tools if agent.policy.permits(tool.name)}
-        self._caller = ModelCaller(agent.candidates, cancel)
-        self._conversation: list[Message] = list(turn.history)
+        self._compacted = compacted
+        self._conversation = turn.conversation
+        self._skills = agent.skills.current()
+        self._briefing = Briefing(agent, turn, harness, self._skills)
+        self._caller = ModelCaller(agent.candidates, cancel, harness.cooldowns, time_left=turn.time_left)
+        self.record.calls = self._caller.calls
+        self._guard = RepeatGuard()
+        self._runner = ToolRunner(
+            self._briefing.tools,
+            permits=lambda name: self._briefing.permits(name, self._caller.answered_by),
+            context=self._context,
+            window=lambda: self._answered.info.context_window,
+            emit=emit,
+            cancel=cancel,
+            spawn=harness.spawn,
+        )
+        self._bad_calls = 0
+        self._repeating = False
+        self._compactions = 0
+        self._overflowed = False
 
     def run(self) -> None:
         """Go on until there is an answer, which is then ``record.last``.
@@ -116,64 +99,111 @@ class Turn:
         :raises ProviderError: no model gave an answer.
         :raises Cancelled: the run was cancelled.
         """
-        for rounds in range(self._agent.max_rounds + 1):
-            done = self._call_model(with_tools=rounds < self._agent.max_rounds)
-            message = AssistantMessage(self.record.partial, done.tool_calls)
-            if not done.tool_calls:
+        rounds = 0
+        while True:
+            done = self._call_model(self._last_word(rounds))
+            calls, problems = clean_calls(done.tool_calls)
+            message = AssistantMessage(self.record.partial, calls, done.thoughts)
+            if not calls:
                 break
-            self._conversation.append(message)
-            self._store([message])
+            self._keep(message)
             self._close_message()
-            self._run_tools(done.tool_calls)
+            self._run_tools(calls, problems)
+            rounds += 1
         self.record.last = message
         self.record.finish_reason = done.finish_reason
 
-    def _call_model(self, *, with_tools: bool) -> ModelDone:
-        done = self._stream_message(with_tools=with_tools, nudge=False)
+    def compact(self, focus: str) -> None:
+        """Summarise the conversation now, all but its newest part, however much room there is.
+
+        What is shown is a word on how it went; it is no part of the conversation.
+
+        :param focus: what the summary should keep in mind, may be empty.
+        :raises Cancelled: the run was cancelled.
+        """
+        fixed = self._briefing.brief(self._agent.candidates[0]).tokens
+        self._conversation.tokens(fixed)  # takes the measure from the last prompt, which was whole
+        keep = min(self._harness.compaction.keep, self._conversation.message_tokens // 10)
+        try:
+            event = self._shorten(keep, focus) if self._conversation.message_tokens > _BRIEF else None
+        except CompactionFailed as error:
+            word = f"The conversation stays as it is: {error}"
+        else:
+            word = _COMPACTED.format(event.tokens_before, event.tokens_after) if event else _SHORT_ENOUGH
+            self.record.context_tokens = self._conversation.tokens(fixed)
+        self.record.finished.append(word)
+        self._emit(TextDelta(word))
+
+    def _last_word(self, rounds: int) -> str | None:
+        """Why the next answer has to do without tools; None while it need not."""
+        if rounds >= self._agent.max_rounds:
+            return _LIMIT
+        if self._repeating:
+            return _REPEATING
+        return _UNREADABLE if self._bad_calls >= _BAD_CALLS else None
+
+    def _call_model(self, last_word: str | None) -> ModelDone:
+        self._make_room_if_needed()
+        done = self._stream_message(last_word, with_tools=last_word is None)
         if self._is_blank(done):
-            done = self._stream_message(with_tools=with_tools, nudge=True)
+            done = self._stream_message(_NUDGE, with_tools=last_word is None)
             if self._is_blank(done):
                 raise ProviderError(ProviderReason.EMPTY, "The model gave an empty answer.")
         if done.finish_reason in ("length", "content_filter"):
             # The calls may be cut off in the middle of their arguments.
-            return ModelDone(done.finish_reason, (), done.usage)
+            return replace(done, tool_calls=())
         return done
 
     def _is_blank(self, done: ModelDone) -> bool:
         """True if nothing was written although nothing the caller asked for explains it."""
         shown = self.record.finished or self.record.pieces
-        prefilled = isinstance(self._input.history[-1], AssistantMessage) if self._input.history else False
+        messages = self._conversation.messages
+        prefilled = bool(messages) and isinstance(messages[-1], AssistantMessage)
         explained = done.finish_reason != "stop" or self._input.params.stop or prefilled
         return not (shown or done.tool_calls or explained)
 
-    def _stream_message(self, *, with_tools: bool, nudge: bool) -> ModelDone:
-        reply = ReplyFilter()
-        done: ModelDone | None = None
+    def _stream_message(self, nudge: str | None, *, with_tools: bool) -> ModelDone:
         try:
-            for event in self._caller.stream(lambda c: self._request(c, with_tools=with_tools, nudge=nudge)):
-                self._cancel.raise_if_cancelled()
-                if isinstance(event, TextDelta):
-                    self._show(reply.feed(event.text))
-                elif isinstance(event, ModelDone):
-                    done = event
-                else:
-                    self._emit(event)
-        finally:
-            self.record.attempts = self._caller.attempts
-            self.record.model_ref = self._caller.answered_by
-        self._show(reply.finish())
-        assert done is not None, "a provider ends every stream with ModelDone"
-        self.record.usage += done.usage or Usage()
+            done = self._stream_once(nudge, with_tools=with_tools)
+        except ProviderError as error:
+            if error.reason is not ProviderReason.CONTEXT_OVERFLOW or self._overflowed or self.record.pieces:
+                raise
+            self._overflowed = True
+            self._make_room()
+            done = self._stream_once(nudge, with_tools=with_tools)
         if done.tool_calls and not with_tools:
             # It called tools that it was not offered: whatever it wrote is the answer.
             return ModelDone("stop", (), done.usage)
+        return done
+
+    def _stream_once(self, nudge: str | None, *, with_tools: bool) -> ModelDone:
+        reply = ReplyFilter()
+        done: ModelDone | None = None
+        try:
+            # Closed at once when the turn breaks off, so that the call is over and noted by then.
+            with closing(
+                self._caller.stream(partial(self._briefing.request, nudge=nudge, with_tools=with_tools))
+            ) as events:
+                for event in events:
+                    self._cancel.raise_if_cancelled()
+                    if isinstance(event, TextDelta):
+                        self._show(reply.feed(event.text))
+                    elif isinstance(event, ModelDone):
+                        done = event
+                    else:
+                        self._emit(event)
+        finally:
+            self.record.model_ref = self._caller.answered_by
+        self._show(reply.finish())
+        assert done is not None, "a provider ends every stream with ModelDone"
+        self._count(done.usage)
         return done
 
     def _show(self, events: Iterator[TextDelta | ReasoningDelta]) -> None:
         for event in events:
             if isinstance(event, TextDelta):
                 if self.record.finished and not self.record.pieces:
-                    self._emit(TextDelta(_SEPARATOR))
+                    self._emit(TextDelta(SEPARATOR))
                 self.record.pieces.append(event.text)
             self._emit(event)
 
@@ -183,86 +213,105 @@ class Turn:
             self.record.finished.append(self.record.partial)
             self.record.pieces = []
 
-    def _request(self, candidate: Candidate, *, with_tools: bool, nudge: bool) -> ModelRequest:
-        info = candidate.info
-        specs = tuple(_spec(tool) for tool in self._tools.values()) if info.tools else ()
-        system = build_prompt(
-            self._agent.name,
-            self._agent.workspace,
-            specs,
-            caller=self._input.system,
-            main_session=self._input.main_session,
-            small=info.small,
-            limits=self._limits,
-        )
-        messages = repaired([*self._conversation, *([_NUDGE] if nudge else [])])
-        if not info.images:
-            messages = without_images(messages)
-        return ModelRequest(
-            model=candidate.model,
-            system=system,
-            messages=fitted(messages, system, info),
-            tools=specs if with_tools else (),
-            params=_within(info, merge_params(self._agent.params, self._input.params)),
-            timeouts=candidate.timeouts,
-        )
+    def _count(self, usage: Usage | None) -> None:
+        if usage is None:
+            return
+        self.record.usage += usage
+        self.record.context_tokens = usage.total
+        price = self._answered.info.price
+        cost = self.record.cost
+        self.record.cost = None if price is None or cost is None else cost + price.of(usage)
 
-    def _run_tools(self, calls: Sequence[ToolCall]) -> None:
-        for call in calls:
-            self._cancel.raise_if_cancelled()
-            self._emit(ToolStarted(call.id, call.name, call.arguments))
-            result = self._run_tool(call)
-            self._conversation.append(result)
-            self._store([result])
-            self._emit(ToolFinished(call.id, call.name, result.is_error))
+    @property
+    def _answered(self) -> Candidate:
+        candidates = self._agent.candidates
+        return next((c for c in candidates if c.ref == self._caller.answered_by), candidates[0])
 
-    def _run_tool(self, call: ToolCall) -> ToolMessage:
+    # Room in the model's window
+
+    def _make_room_if_needed(self) -> None:
+        primary = self._agent.candidates[0]
+        fixed = self._briefing.brief(primary).tokens
+        if self._conversation.tokens(fixed) > self._briefing.budget(primary.info):
+            self._compact(min(self._harness.compaction.keep, primary.info.context_window * 3 // 10))
+
+    def _make_room(self) -> None:
+        """The provider found the prompt too long, whatever the estimate said."""
+        half = self._conversation.halve()
+        self._compact(min(self._harness.compaction.keep, half))
+
+    def _compact(self, keep: int) -> None:
+        """Summarise the older part of the conversation; if that fails, it stays as it is."""
+        if not self._harness.compaction.enabled or self._compactions >= _COMPACTIONS:
+            return
+        self._compactions += 1
         try:
-            text = self._permitted(call.name).function(self._context(), _arguments(call))
-        except ToolError as error:
-            return ToolMessage(call.id, call.name, str(error), is_error=True)
-        except Exception:
-            _log.exception("tool %s failed in run %s", call.name, self._input.run_id)
-            return ToolMessage(call.id, call.name, "The tool failed with an internal error.", is_error=True)
-        return ToolMessage(call.id, call.name, text)
+            self._shorten(keep)
+        except CompactionFailed as error:
+            _log.warning("run %s: the conversation was not compacted: %s", self._input.run_id, error)
 
-    def _permitted(self, name: str) -> Tool:
-        tool = self._tools.get(name)
-        # The policy is asked when tools are listed and, by design, again when one is called.
-        if tool is None or not self._agent.policy.permits(name):
-            raise ToolError(
-                f"There is no tool named {name!r}. Available: {', '.join(self._tools) or 'none'}."
-            )
-        return tool
+    def _shorten(self, keep: int, focus: str = "") -> ContextCompacted | None:
+        """Summarise all but about ``keep`` tokens; None if nothing was to be done or could be kept.
 
-    def _context(self) -> ToolContext:
+        :raises CompactionFailed: the conversation is as it was.
+        """
+        if self._compacted is None:
+            return None
+        window = self._agent.candidates[0].info.context_window
+        before = self._conversation.message_tokens
+        result = self._conversation.compact(keep, window * 2 // 5, partial(self._summarise, focus))
+        if result is None or not self._compacted(result.summary, self._conversation.number(result.kept)):
+            return None
+        self._conversation.replace(result)
+        event = ContextCompacted(before, self._conversation.message_tokens)
+        self._emit(event)
+        return event
+
+    def _summarise(self, focus: str, prompt: str) -> str:
+        pieces: list[str] = []
+        usage: Usage | None = None
+        with closing(self._caller.stream(partial(summary_request, prompt=prompt, focus=focus))) as events:
+            for event in events:
+                self._cancel.raise_if_cancelled()
+                if isinstance(event, TextDelta):
+                    pieces.append(event.text)
+                elif isinstance(event, ModelDone):
+                    usage = event.usage
+        context_tokens = self.record.context_tokens
+        self._count(usage)
+        self.record.context_tokens = context_tokens
+        reply = ReplyFilter()
+        shown = [*reply.feed("".join(pieces)), *reply.finish()]
+        return "".join(event.text for event in shown if isinstance(event, TextDelta))
+
+    # Tools
+
+    def _run_tools(self, calls: Sequence[ToolCall], problems: Mapping[str, str]) -> None:
+        self._bad_calls += len(problems)
+        for call, result in zip(calls, self._runner.run(calls, problems), strict=True):
+            seen = self._guard.seen(call.name, call.arguments, result.text)
+            self._repeating = self._repeating or seen == "stop"
+            self._keep(replace(result, text=result.text + _NOTICE) if seen == "notice" else result)
+
+    def _keep(self, message: Message) -> None:
+        """Make a message durable and part of the conversation."""
+        self._conversation.add(message, self._store([message]))
+
+    def _context(self, call_id: str) -> ToolContext:
         return ToolContext(
             agent_id=self._agent.id,
             session_key=self._input.session_key,
             run_id=self._input.run_id,
             model_ref=self._caller.answered_by,
             workspace=self._agent.workspace,
-            turns=len(self._conversation),
+            turns=len(self._conversation.messages),
             cancel=self._cancel,
+            call_id=call_id,
+            channel=self._input.channel,
+            ephemeral=self._input.ephemeral,
+            readable=(*self._agent.skills.roots, self._input.scratch),
+            scratch=self._input.scratch,
+            env=skill_env(self._skills),
+            emit=self._emit,
+            off_the_clock=self._input.off_the_clock,
         )
-
-
-def _within(info: ModelInfo, params: SamplingParams) -> SamplingParams:
-    """Parameters that the model does not refuse: it cannot write more than it can write."""
-    if params.max_tokens is None or info.max_output is None:
-        return params
-    return replace(params, max_tokens=min(params.max_tokens, info.max_output))
-
-
-def _spec(tool: Tool) -> ToolSpec:
-    return ToolSpec(tool.name, tool.description, tool.parameters)
-
-
-def _arguments(call: ToolCall) -> Mapping[str, JsonValue]:
-    try:
-        arguments = loads(call.arguments.encode() or b"{}")
-    except InvalidJson as error:
-        raise ToolError(f"The arguments are not valid JSON: {error}.") from None
-    if not isinstance(arguments, dict):
-        raise ToolError("The arguments must be a JSON object.")
-    return arguments

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from ..errors import ConfigError
 from ..messages import SamplingParams
 from ..providers.base import CallTimeouts, ModelInfo, Provider
+
+THINKING = ("off", "minimal", "low", "medium", "high", "xhigh", "max")
+
+# Levels of thinking that no model API knows by this name; None leaves it to the model.
+_EFFORTS: Mapping[str, str | None] = MappingProxyType({"off": "none", "adaptive": None, "ultra": "max"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +28,11 @@ class Candidate:
     def ref(self) -> str:
         """``provider/model``."""
         return f"{self.provider.id}/{self.model}"
+
+    @property
+    def credentials(self) -> int:
+        """How many keys its provider has; one if the provider does not say, or needs none."""
+        return max(1, getattr(self.provider, "credentials", 1))
 
     @property
     def info(self) -> ModelInfo:
@@ -50,3 +61,8 @@ def merge_params(base: SamplingParams, over: SamplingParams) -> SamplingParams:
         for name in SamplingParams.__slots__
     }
     return SamplingParams(**values)
+
+
+def effort_of(level: str | None) -> str | None:
+    """What model APIs call a level of thinking; None leaves it to the model."""
+    return _EFFORTS.get(level, level) if level else None

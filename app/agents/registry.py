@@ -11,6 +11,7 @@ from ..errors import AgentNotFound
 from ..messages import SamplingParams
 from ..tools.policy import ToolPolicy
 from .models import Candidate
+from .skills import Skills
 
 _AGENT_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
 
@@ -21,6 +22,7 @@ class Agent:
 
     :ivar name: what the agent calls itself, may be empty.
     :ivar candidates: the models to try, in order; never empty.
+    :ivar skills: what it can read up on when a task calls for it.
     :ivar timeout: seconds a run may take.
     :ivar max_rounds: model calls with tools in one run; then one more without tools.
     """
@@ -31,6 +33,7 @@ class Agent:
     candidates: tuple[Candidate, ...]
     params: SamplingParams
     policy: ToolPolicy
+    skills: Skills
     timeout: float
     max_rounds: int
 

@@ -8,9 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.agents.context import fitted, mark_unfinished, new_messages, repaired, without_images
+from app.agents.context import (
+    fitted,
+    mark_unfinished,
+    new_messages,
+    repaired,
+    tokens_of,
+    without_images,
+)
 from app.messages import AssistantMessage, ImagePart, Message, TextPart, ToolCall, ToolMessage, UserMessage
-from app.providers.base import ModelInfo
 
 U1, U2, U3 = (UserMessage.of(f"question {n}") for n in (1, 2, 3))
 A1, A2 = (AssistantMessage(f"answer {n}") for n in (1, 2))
@@ -97,46 +103,71 @@ def test_repair_keeps_everything_but_tool_results_and_does_nothing_twice(message
 def test_a_conversation_that_fits_is_left_alone() -> None:
     messages = [A1, U1, CALL, R1, R2, A1, U2]
 
-    assert fitted(messages, "system", ModelInfo()) == tuple(messages)
+    assert fitted(messages, 100_000) == tuple(messages)
 
 
 def test_the_oldest_turns_go_first_and_whole() -> None:
     long = "x" * 1_000  # some 300 tokens
     messages = [UserMessage.of(long), CALL, R1, R2, AssistantMessage(long), UserMessage.of(long), A1, U3]
 
-    assert fitted(messages, "", ModelInfo(context_window=600)) == tuple(messages[5:])
+    assert fitted(messages, 450) == tuple(messages[5:])
 
 
 def test_what_stands_before_the_first_question_goes_like_any_turn() -> None:
     messages = [AssistantMessage("x" * 10_000), U1, A1, U2]
 
-    assert fitted(messages, "", ModelInfo(context_window=600)) == (U1, A1, U2)
+    assert fitted(messages, 450) == (U1, A1, U2)
 
 
 def test_the_last_question_stays_even_when_it_is_too_long() -> None:
     long = UserMessage.of("x" * 100_000)
 
-    assert fitted([U1, A1, long, CALL, R1, R2], "", ModelInfo(context_window=1_000)) == (long, CALL, R1, R2)
-
-
-def test_the_system_prompt_takes_its_room() -> None:
-    messages = [U1, A1, U2]
-
-    assert fitted(messages, "", ModelInfo(context_window=300)) == tuple(messages)
-    assert fitted(messages, "x" * 700, ModelInfo(context_window=300)) == (U2,)
+    assert fitted([U1, A1, long, CALL, R1, R2], 750) == (long, CALL, R1, R2)
 
 
 def test_images_count() -> None:
     picture = UserMessage((ImagePart("image/png", "AAAA"),) * 3)
 
-    assert fitted([picture, A1, U2], "", ModelInfo(context_window=3_000)) == (U2,)
+    assert tokens_of([picture]) > 3_000
 
 
-@given(CONVERSATIONS, st.text(max_size=50), st.integers(1, 400))
+def test_long_results_of_earlier_rounds_are_cut_before_a_turn_is_dropped() -> None:
+    old = ToolMessage("c1", "read", "begin " + "x" * 40_000 + " end")
+    messages = [U1, CALL, old, R2, A1, U2]
+
+    kept = fitted(messages, 2_000)
+
+    assert len(kept) == len(messages)
+    cut = kept[2]
+    assert isinstance(cut, ToolMessage)
+    assert cut.call_id == "c1"
+    assert cut.text.startswith("begin ")
+    assert cut.text.endswith(" end")
+    assert "were left out" in cut.text
+
+
+def test_the_results_of_the_newest_round_stay_whole() -> None:
+    new = ToolMessage("c1", "read", "x" * 40_000)
+
+    assert fitted([U1, CALL, new, R2], 2_000) == (U1, CALL, new, R2)
+
+
+def test_images_of_earlier_turns_are_replaced_before_a_turn_is_dropped() -> None:
+    picture = UserMessage((TextPart("what is this?"), ImagePart("image/png", "AAAA")))
+
+    kept = fitted([picture, A1, U2], 500)
+
+    assert isinstance(kept[0], UserMessage)
+    assert kept[0].images == ()
+    assert kept[0].text.startswith("what is this?")
+    assert kept[1:] == (A1, U2)
+
+
+@given(CONVERSATIONS, st.integers(1, 400))
 def test_what_fits_is_the_end_of_the_conversation_with_its_last_question(
-    messages: list[Message], system: str, window: int
+    messages: list[Message], budget: int
 ) -> None:
-    kept = fitted(messages, system, ModelInfo(context_window=window))
+    kept = fitted(messages, budget)
 
     dropped = len(messages) - len(kept)
     assert tuple(messages[dropped:]) == kept
@@ -146,11 +177,8 @@ def test_what_fits_is_the_end_of_the_conversation_with_its_last_question(
 
 
 @given(CONVERSATIONS, st.integers(1, 400), st.integers(0, 400))
-def test_a_larger_window_never_holds_less(messages: list[Message], window: int, more: int) -> None:
-    small = fitted(messages, "", ModelInfo(context_window=window))
-    large = fitted(messages, "", ModelInfo(context_window=window + more))
-
-    assert len(small) <= len(large)
+def test_a_larger_budget_never_holds_less(messages: list[Message], budget: int, more: int) -> None:
+    assert len(fitted(messages, budget)) <= len(fitted(messages, budget + more))
 
 
 # new_messages

@@ -10,17 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.agents.registry import Agent, AgentRegistry, is_agent_id
+from app.agents.skills import Skills, SkillSettings
 from app.channels.openai.routing import Route, choose_route
-from app.config import ToolPolicyConfig
+from app.config import AgentToolsConfig, ToolsConfig
 from app.errors import AgentNotFound, InvalidRequest
 from app.messages import SamplingParams
 from app.tools.policy import build_policy
 
-POLICY = build_policy(ToolPolicyConfig(), ToolPolicyConfig())
+POLICY = build_policy(ToolsConfig(), AgentToolsConfig())
 
 
 def agent(agent_id: str) -> Agent:
-    return Agent(agent_id, agent_id, Path("unused"), (), SamplingParams(), POLICY, 600, 5)
+    skills = Skills((), SkillSettings())
+    return Agent(agent_id, agent_id, Path("unused"), (), SamplingParams(), POLICY, skills, 600, 5)
 
 
 AGENTS = AgentRegistry({name: agent(name) for name in ("ops", "beta", "main")}, "ops", "main")

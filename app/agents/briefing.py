@@ -1,0 +1,128 @@
+"""What a model gets to see in one turn: prompt, tools, and as much of the conversation as fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ..messages import SamplingParams, UserMessage
+from ..providers.base import ModelInfo, ModelRequest, ToolSpec
+from ..tools.registry import Tool
+from .compaction import INSTRUCTIONS
+from .context import repaired, without_images
+from .conversation import fixed_tokens
+from .models import Candidate, merge_params
+from .prompt import PromptInput, build_prompt
+from .registry import Agent
+from .skills import Skill
+from .turn import Harness, TurnInput
+
+_FOCUS = "Whoever asks for it wants this above all: {}"
+
+
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """What is the same in all calls of a model in one turn, so that its provider can keep it cached.
+
+    :ivar tokens: estimated size of prompt and tools.
+    """
+
+    system: str
+    tools: tuple[ToolSpec, ...]
+    tokens: int
+
+
+class Briefing:
+    """Makes the model requests of one turn."""
+
+    def __init__(self, agent: Agent, turn: TurnInput, harness: Harness, skills: Sequence[Skill]) -> None:
+        self._agent = agent
+        self._turn = turn
+        self._harness = harness
+        self._skills = tuple(skills)
+        self._briefs: dict[str, Brief] = {}
+        tools = (tool for tool in harness.tools.tools if self.permits(tool.name))
+        self.tools: Mapping[str, Tool] = {tool.name: tool for tool in tools}
+
+    def permits(self, name: str, model_ref: str = "") -> bool:
+        """True if this run may use the tool, while ``model_ref`` answers."""
+        turn, policy = self._turn, self._agent.policy
+        return name not in turn.withheld and policy.permits(name, model_ref=model_ref, channel=turn.channel)
+
+    def brief(self, candidate: Candidate) -> Brief:
+        """Prompt and tools for a candidate."""
+        if candidate.ref not in self._briefs:
+            self._briefs[candidate.ref] = self._make_brief(candidate)
+        return self._briefs[candidate.ref]
+
+    def budget(self, info: ModelInfo) -> int:
+        """Tokens of a model's window that a whole prompt may take."""
+        return info.context_window - min(self._harness.compaction.reserve, info.context_window // 4)
+
+    def request(
+        self, candidate: Candidate, credential: int, nudge: str | None, *, with_tools: bool
+    ) -> ModelRequest:
+        """The next call of the turn.
+
+        :param nudge: said to the model behind the conversation, and no part of it.
+        """
+        info, brief = candidate.info, self.brief(candidate)
+        behind = () if nudge is None else (UserMessage.of(nudge),)
+        messages = repaired(self._turn.conversation.fitted(self.budget(info) - brief.tokens, behind))
+        return ModelRequest(
+            model=candidate.model,
+            system=brief.system,
+            messages=tuple(messages if info.images else without_images(messages)),
+            tools=brief.tools if with_tools else (),
+            params=_within(info, merge_params(self._agent.params, self._turn.params)),
+            timeouts=candidate.timeouts,
+            credential=credential,
+            cache_key=self._turn.session_key,
+        )
+
+    def _make_brief(self, candidate: Candidate) -> Brief:
+        permitted = (tool for tool in self.tools.values() if self.permits(tool.name, candidate.ref))
+        tools = tuple(map(_spec, permitted)) if candidate.info.tools else ()
+        system = build_prompt(
+            PromptInput(
+                name=self._agent.name,
+                workspace=self._agent.workspace,
+                tools=tools,
+                skills=self._skills,
+                caller=self._turn.system,
+                main_session=self._turn.main_session,
+                purpose=self._turn.purpose,
+                small=candidate.info.small,
+                facts=(*self._harness.facts(), *self._turn.news),
+                limits=self._harness.prompt_limits,
+            )
+        )
+        return Brief(system, tools, fixed_tokens(system, tools))
+
+
+def summary_request(candidate: Candidate, credential: int, prompt: str, focus: str) -> ModelRequest:
+    """The call that asks for a summary.
+
+    :param focus: what the summary should keep in mind, may be empty.
+    """
+    info = candidate.info
+    longest = min(max(512, info.context_window // 8), 8_192)
+    return ModelRequest(
+        model=candidate.model,
+        system=f"{INSTRUCTIONS} {_FOCUS.format(focus)}" if focus else INSTRUCTIONS,
+        messages=(UserMessage.of(prompt),),
+        params=_within(info, SamplingParams(max_tokens=longest)),
+        timeouts=candidate.timeouts,
+        credential=credential,
+    )
+
+
+def _within(info: ModelInfo, params: SamplingParams) -> SamplingParams:
+    """Parameters that the model does not refuse: it cannot write more than it can write."""
+    if params.max_tokens is None or info.max_output is None:
+        return params
+    return replace(params, max_tokens=min(params.max_tokens, info.max_output))
+
+
+def _spec(tool: Tool) -> ToolSpec:
+    return ToolSpec(tool.name, tool.description, tool.parameters)
