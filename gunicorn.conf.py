@@ -4,11 +4,13 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import gc  # noqa: E402 - everything is imported after patching
+import ctypes  # noqa: E402 - everything is imported after patching
+import gc  # noqa: E402
 import os  # noqa: E402
 import resource  # noqa: E402
 import signal  # noqa: E402
 import time  # noqa: E402
+from contextlib import suppress  # noqa: E402
 
 import gevent  # noqa: E402
 
@@ -28,8 +30,22 @@ control_socket_disable = True
 # How long runs may go on after SIGTERM; below graceful_timeout, whose end is a SIGKILL.
 DRAIN_SECONDS = float(os.environ.get("OPENCLAW_DRAIN_SECONDS") or 15)
 
+_PR_SET_DUMPABLE = 4
+
 
 def on_starting(server):
+    """What holds for the master and, by inheritance, for its worker."""
+    _hide_environment()
+    _raise_file_limit()
+
+
+def _hide_environment():
+    """Commands of agents run as the same user: /proc must not show them our keys. Linux only."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _raise_file_limit():
     """A stream takes two sockets: its client's and its provider's."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 4 * worker_connections

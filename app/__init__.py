@@ -8,6 +8,7 @@ from .extension import Gateway
 from .factory import create_app
 from .providers.base import Provider
 from .tools.registry import Tool, ToolContext, ToolError
+from .tools.signature import tool
 
 __all__ = [
     "ConfigError",
@@ -19,4 +20,5 @@ __all__ = [
     "ToolContext",
     "ToolError",
     "create_app",
+    "tool",
 ]

@@ -11,8 +11,11 @@ import click
 
 from ..errors import GatewayError
 from .agent import agent
+from .approvals import approvals
+from .chat import chat
 from .sessions import sessions
 from .setup import config, gateway, init
+from .usage import usage
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -20,7 +23,7 @@ def openclaw() -> None:
     """Run and talk to an OpenClaw gateway."""
 
 
-for command in (agent, config, gateway, init, sessions):
+for command in (agent, approvals, chat, config, gateway, init, sessions, usage):
     openclaw.add_command(command)
 
 

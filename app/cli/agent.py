@@ -13,13 +13,15 @@ from typing import Any
 import click
 from rich.console import Console
 
+from ..agents.models import THINKING
 from ..cancel import CancelReason
 from ..config import Config, load_config
 from ..errors import GatewayError
 from ..events import TERMINAL
 from ..log import configure_logging
-from ..runs.command import THINKING, parse_agent_request, progress
+from ..runs.command import parse_agent_request, progress
 from ..runtime import build_runtime, secrets_of
+from .approvals import waiting
 from .client import GatewayClient, GatewayDown
 
 Event = dict[str, Any]
@@ -31,6 +33,7 @@ Events = Generator[Event]
 @click.option("--agent", "agent_id", help="The agent's id; the default agent otherwise.")
 @click.option("--session-id", help="Continue or start the session with this id.")
 @click.option("--session-key", help="Continue or start the session with this key.")
+@click.option("--model", metavar="PROVIDER/MODEL", help="The model to use instead of the agent's.")
 @click.option("--thinking", metavar="LEVEL", help=f"How hard the model should think: {', '.join(THINKING)}.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="How long the turn may take; 0 for no limit.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
@@ -40,6 +43,7 @@ def agent(
     agent_id: str | None,
     session_id: str | None,
     session_key: str | None,
+    model: str | None,
     thinking: str | None,
     timeout: float | None,
     as_json: bool,
@@ -51,6 +55,7 @@ def agent(
         "agent": agent_id,
         "sessionId": session_id,
         "sessionKey": session_key,
+        "model": model,
         "thinking": thinking,
         "timeout": timeout,
     }
@@ -95,7 +100,7 @@ def _events(body: Event, *, local: bool) -> Events:
 def _anywhere(config: Config, body: Event) -> Events:
     """Through the gateway; in this process only if nobody can have taken the request."""
     try:
-        yield from GatewayClient(config).agent(body)
+        yield from GatewayClient(config).turn("/agent", body)
     except GatewayDown as down:
         click.echo(f"{down} Running the turn in this process.", err=True)
         for event in _in_process(config, body):
@@ -153,6 +158,10 @@ class _Display:
         elif event["type"] == "tool":
             self._sign.update(f"using {event['name']} …")
             self._wait()
+        elif event["type"] == "approval":
+            self._sign.stop()
+            click.echo("" if self._at_line_start else "\n", nl=False, err=True)
+            click.echo(f"{waiting(event)}\nopenclaw approvals allow|always|deny {event['id']}", err=True)
 
     def _wait(self) -> None:
         """Show the sign, unless it would wipe out the line that the answer is writing."""

@@ -34,13 +34,14 @@ class GatewayClient:
             self._headers["Authorization"] = f"Bearer {secret}"
         self._http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=10, read=_SILENCE))
 
-    def agent(self, body: dict[str, Any]) -> Generator[dict[str, Any]]:
-        """The events of an agent turn, the last one its ``end``. Closing the generator cancels the turn.
+    def turn(self, path: str, body: dict[str, Any]) -> Generator[dict[str, Any]]:
+        """The events of a turn, the last one its ``end``. Closing the generator cancels the turn.
 
+        :param path: ``/agent``, or ``/chat``, which obeys commands.
         :raises GatewayDown: the connection was refused.
         :raises GatewayError: the gateway refused, or was lost on the way.
         """
-        response = self._send("POST", "/agent", json.dumps(body).encode())
+        response = self._send("POST", path, body)
         parser = SseParser()
         try:
             while data := response.read1(65536):
@@ -55,21 +56,22 @@ class GatewayClient:
             response.close()
         raise GatewayError("The connection to the gateway was lost; the turn was not repeated.")
 
-    def call(self, method: str, path: str, *parts: str) -> dict[str, Any]:
+    def call(self, method: str, path: str, *parts: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """One plain request; ``parts`` are quoted and added to the path.
 
-        :raises GatewayDown, GatewayError: as for :meth:`agent`.
+        :raises GatewayDown, GatewayError: as for :meth:`turn`.
         """
-        response = self._send(method, "/".join((path, *(quote(part, safe="") for part in parts))), None)
+        response = self._send(method, "/".join((path, *(quote(part, safe="") for part in parts))), body)
         try:
             return _object(response.read())
         finally:
             response.close()
 
-    def _send(self, method: str, path: str, body: bytes | None) -> urllib3.BaseHTTPResponse:
+    def _send(self, method: str, path: str, body: dict[str, Any] | None) -> urllib3.BaseHTTPResponse:
+        data = None if body is None else json.dumps(body).encode()
         try:
             response = self._http.request(
-                method, self._base + path, body=body, headers=self._headers, preload_content=False
+                method, self._base + path, body=data, headers=self._headers, preload_content=False
             )
         except urllib3.exceptions.HTTPError as error:
             if isinstance(error.__cause__ or error.__context__, ConnectionRefusedError):

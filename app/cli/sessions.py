@@ -28,12 +28,13 @@ def sessions() -> None:
 
 @sessions.command("list")
 @click.option("--agent", "agent_id", help="Only this agent's sessions.")
+@click.option("--archived", is_flag=True, help="Also those whose key has a newer session.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_sessions(agent_id: str | None, as_json: bool) -> None:
+def list_sessions(agent_id: str | None, archived: bool, as_json: bool) -> None:
     """List sessions, newest first."""
     config = load_config(None, os.environ, require_auth=False)
     with closing(open_store(config.state_dir, readonly=True)) as store:
-        rows = [session_json(session) for session in store.list_sessions(agent_id, 1_000, 0)]
+        rows = [session_json(one) for one in store.list_sessions(agent_id, 1_000, archived=archived)]
     if as_json:
         print(json.dumps({"sessions": rows}, ensure_ascii=False))
         return
@@ -53,9 +54,21 @@ def show(key: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps(shown, ensure_ascii=False))
         return
-    for entry in shown["transcript"]:
-        message = entry["message"]
-        click.echo(f"{click.style(message['role'], bold=True)} {_time(entry['at'])}\n{_shown(message)}\n")
+    session = shown["session"]
+    above = [entry for entry in shown["transcript"] if entry["seq"] < session["keptFrom"]]
+    _print(above)
+    if session["summary"]:
+        _echo("summary", "which the model sees in place of all above", session["summary"])
+    _print(shown["transcript"][len(above) :])
+
+
+def _print(entries: list[dict[str, Any]]) -> None:
+    for entry in entries:
+        _echo(entry["message"]["role"], _time(entry["at"]), _shown(entry["message"]))
+
+
+def _echo(role: str, remark: str, text: str) -> None:
+    click.echo(f"{click.style(role, bold=True)} {remark}\n{text}\n")
 
 
 @sessions.command()
@@ -79,12 +92,21 @@ def _delete(key: str) -> bool:
 
 def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table(box=None)
-    for heading in ("key", "messages", "tokens", "model", "last used"):
+    headings = ["key", "messages", "tokens", "cost", "model", "last used"]
+    if not any(row["cost"] for row in rows):
+        headings.remove("cost")
+    for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
-        tokens = row["inputTokens"] + row["outputTokens"]
-        cells = (row["key"], row["messages"], tokens, row["model"], _time(row["updatedAt"]))
-        table.add_row(*(Text(str(cell)) for cell in cells))  # Text: a key's brackets are no markup
+        cells = {
+            "key": row["key"],
+            "messages": row["messages"],
+            "tokens": row["inputTokens"] + row["outputTokens"],
+            "cost": f"${row['cost']:,.4f}",
+            "model": row["model"],
+            "last used": _time(row["updatedAt"]),
+        }
+        table.add_row(*(Text(str(cells[heading])) for heading in headings))  # a key's brackets are no markup
     return table
 
 

@@ -7,25 +7,41 @@ from __future__ import annotations
 
 import time
 import uuid
-from typing import Any
+from typing import Any, cast, get_args
 
+from ..agents.models import THINKING, effort_of
 from ..agents.registry import AgentRegistry
 from ..errors import InvalidRequest, NotFound, RunAborted, StoreError
-from ..events import RunCancelled, RunCompleted, RunEvent, RunFailed, TerminalEvent, TextDelta, ToolStarted
+from ..events import (
+    ApprovalRequested,
+    ApprovalResolved,
+    ContextCompacted,
+    RunCancelled,
+    RunCompleted,
+    RunEvent,
+    RunFailed,
+    TerminalEvent,
+    TextDelta,
+    ToolFinished,
+    ToolStarted,
+)
 from ..messages import JsonObject, JsonValue, SamplingParams, UserMessage
 from ..sessions.entries import encode
 from ..sessions.keys import main_key, parse_explicit_key, session_id_key
+from ..sessions.records import ModelCall, Session
 from ..sessions.records import Run as RunRecord
-from ..sessions.records import Session
 from ..sessions.store import Store
+from ..tools.approvals import Approval, Decision
 from ..wire import loads
 from .run import RunRequest
+from .usage import usage_json
 
 _NO_LIMIT = 31_536_000.0  # a year in seconds: a thread can wait for it
-THINKING = ("off", "minimal", "low", "medium", "high", "xhigh")
+_SHOWN = 300  # characters of a tool call's arguments, and of its result
+_DECISIONS = get_args(Decision)
 
 
-def parse_agent_request(body: JsonValue, agents: AgentRegistry) -> RunRequest:
+def parse_agent_request(body: JsonValue, agents: AgentRegistry, *, channel: str = "cli") -> RunRequest:
     """The run that an ``openclaw agent`` call asks for.
 
     :raises InvalidRequest: the first thing that is wrong.
@@ -41,12 +57,24 @@ def parse_agent_request(body: JsonValue, agents: AgentRegistry) -> RunRequest:
         agent_id=agent_id,
         session_key=key,
         ephemeral=False,
-        channel="cli",
+        channel=channel,
         messages=(UserMessage.of(message),),
         created_at=int(time.time() * 1000),
-        params=SamplingParams(reasoning_effort=_thinking(body)),
+        params=SamplingParams(reasoning_effort=_effort(body)),
         timeout=_seconds(body),
+        model=_text(body, "model"),
     )
+
+
+def parse_decision(body: JsonValue) -> Decision:
+    """What an operator says to a command that waits.
+
+    :raises InvalidRequest: it is none of the decisions there are.
+    """
+    decision = body.get("decision") if isinstance(body, dict) else None
+    if decision not in _DECISIONS:
+        raise InvalidRequest(f"decision must be one of {', '.join(_DECISIONS)}.", param="decision")
+    return cast(Decision, decision)
 
 
 def _address(body: JsonObject, agents: AgentRegistry) -> tuple[str, str]:
@@ -74,11 +102,11 @@ def _text(body: JsonObject, name: str) -> str | None:
     return value
 
 
-def _thinking(body: JsonObject) -> str | None:
+def _effort(body: JsonObject) -> str | None:
     level = _text(body, "thinking")
     if level is not None and level not in THINKING:
         raise InvalidRequest(f"The thinking level must be one of {', '.join(THINKING)}.", param="thinking")
-    return None if level == "off" else level
+    return effort_of(level)
 
 
 def _seconds(body: JsonObject) -> float | None:
@@ -94,13 +122,34 @@ def _seconds(body: JsonObject) -> float | None:
 
 def progress(event: RunEvent, run_id: str, store: Store) -> dict[str, Any] | None:
     """A run event for whoever gave the command; None for what is not shown."""
-    if isinstance(event, TextDelta):
-        return {"type": "text", "text": event.text}
-    if isinstance(event, ToolStarted):
-        return {"type": "tool", "name": event.name}
-    if isinstance(event, RunCompleted | RunFailed | RunCancelled):
-        return {"type": "end", **outcome(event, run_id, store)}
+    match event:
+        case TextDelta(text):
+            return text_event(text)
+        case ToolStarted(call_id, name, arguments):
+            return {"type": "tool", "id": call_id, "name": name, "arguments": arguments[:_SHOWN]}
+        case ToolFinished(call_id, name, is_error, text):
+            return {"type": "result", "id": call_id, "name": name, "ok": not is_error, "text": text[:_SHOWN]}
+        case ApprovalRequested(approval_id, _, command, directory, expires_at):
+            waiting = {"id": approval_id, "command": command, "directory": directory}
+            return {"type": "approval", **waiting, "expiresAt": expires_at}
+        case ApprovalResolved(approval_id, decision):
+            return {"type": "decision", "id": approval_id, "decision": decision}
+        case ContextCompacted(before, after):
+            return {"type": "compaction", "tokensBefore": before, "tokensAfter": after}
+        case RunCompleted() | RunFailed() | RunCancelled():
+            return {"type": "end", **outcome(event, run_id, store)}
     return None
+
+
+def text_event(text: str) -> dict[str, Any]:
+    """Text for the person, as :func:`progress` shows it."""
+    return {"type": "text", "text": text}
+
+
+def answered(text: str) -> dict[str, Any]:
+    """The end of a turn that took no run: the gateway itself has answered."""
+    result = {"payloads": [{"text": text, "mediaUrl": None}], "meta": {}}
+    return {"type": "end", "runId": None, "status": "ok", "summary": "completed", "result": result}
 
 
 def outcome(event: TerminalEvent, run_id: str, store: Store) -> dict[str, Any]:
@@ -128,7 +177,6 @@ def outcome(event: TerminalEvent, run_id: str, store: Store) -> dict[str, Any]:
 def _report(run: RunRecord, text: str) -> dict[str, Any]:
     """``{"payloads": [...], "meta": {...}}`` for a recorded run and its visible text."""
     provider, _, model = run.model.partition("/")
-    usage = run.usage
     return {
         "payloads": [{"text": text, "mediaUrl": None}] if text else [],
         "meta": {
@@ -138,17 +186,41 @@ def _report(run: RunRecord, text: str) -> dict[str, Any]:
                 "sessionKey": run.session_key,
                 "provider": provider,
                 "model": model,
-                "usage": {
-                    "input": usage.input - usage.cached,
-                    "output": usage.output,
-                    "cacheRead": usage.cached,
-                    "cacheWrite": 0,
-                    "total": usage.total,
-                },
+                "usage": usage_json(run.usage) | ({} if run.cost is None else {"cost": {"total": run.cost}}),
             },
             "aborted": run.status == "cancelled",
             "stopReason": run.finish_reason,
+            **({"executionTrace": {"attempts": [_attempt(call) for call in run.calls]}} if run.calls else {}),
         },
+    }
+
+
+def _attempt(call: ModelCall) -> dict[str, Any]:
+    """What became of one call of a model."""
+    provider, _, model = call.model.partition("/")
+    failed = call.outcome != "ok"
+    return {
+        "provider": provider,
+        "model": model,
+        "credential": call.credential,
+        "result": "error" if failed else "success",
+        "reason": call.outcome if failed else None,
+        "status": call.status,
+        "durationMs": call.milliseconds,
+    }
+
+
+def approval_json(approval: Approval) -> dict[str, Any]:
+    """A command that waits for an operator; times are Unix milliseconds."""
+    return {
+        "id": approval.id,
+        "agentId": approval.agent_id,
+        "sessionKey": approval.session_key,
+        "runId": approval.run_id,
+        "command": approval.command,
+        "directory": approval.directory,
+        "createdAt": approval.created_at,
+        "expiresAt": approval.expires_at,
     }
 
 
@@ -158,24 +230,35 @@ def session_json(session: Session) -> dict[str, Any]:
         "key": session.key,
         "sessionId": session.id,
         "agentId": session.agent_id,
+        "parentKey": session.parent_key,
         "model": session.model,
         "messages": session.message_count,
         "inputTokens": session.input_tokens,
         "outputTokens": session.output_tokens,
+        "contextTokens": session.context_tokens,
+        "cost": session.cost,
+        "compactions": session.compactions,
         "updatedAt": session.updated_at,
+        "archivedAt": session.archived_at,
     }
 
 
 def transcript_json(key: str, store: Store) -> dict[str, Any]:
-    """A session with all its messages.
+    """A session with all its messages; those before ``keptFrom`` reach the model as the summary.
 
     :raises NotFound: no such session.
     """
-    loaded = store.load(key)
+    loaded = store.transcript(key)
     if loaded.session is None:
         raise NotFound(f"There is no session {key!r}.")
+    summary = {"summary": loaded.session.summary, "keptFrom": loaded.session.kept_from}
     messages = [
-        {"message": loads(encode(entry.message).encode()), "stop": entry.stop, "at": entry.created_at}
+        {
+            "seq": entry.seq,
+            "message": loads(encode(entry.message).encode()),
+            "stop": entry.stop,
+            "at": entry.created_at,
+        }
         for entry in loaded.history
     ]
-    return {"session": session_json(loaded.session), "transcript": messages}
+    return {"session": session_json(loaded.session) | summary, "transcript": messages}

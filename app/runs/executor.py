@@ -41,7 +41,7 @@ class Executor:
         thread.start()
         return thread
 
-    def after(self, seconds: float, action: Callable[[], None]) -> Deadline:
+    def after(self, seconds: float, action: Callable[[], object]) -> Deadline:
         """Call ``action`` once, ``seconds`` from now, unless the deadline is cleared first.
 
         ``action`` must be quick; all deadlines share one thread.
@@ -94,8 +94,8 @@ class Executor:
 class Deadline:
     """An action that is due at a certain time, unless somebody clears it."""
 
-    def __init__(self, action: Callable[[], None]) -> None:
-        self._action: Callable[[], None] | None = action
+    def __init__(self, action: Callable[[], object]) -> None:
+        self._action: Callable[[], object] | None = action
 
     @property
     def cleared(self) -> bool:

@@ -23,6 +23,12 @@ class RunRequest:
     :ivar params: sampling parameters of the caller; they win over the agent's own.
     :ivar timeout: seconds the run may take once it runs; None takes the agent's.
     :ivar created_at: unix time in milliseconds.
+    :ivar model: ``provider/model`` that is to answer instead of the agent's, without fallbacks.
+    :ivar depth: 0 for a person's run, one more than its parent's for a sub-agent's.
+    :ivar parent_key: the session that asked for a sub-agent.
+    :ivar purpose: what a sub-agent was asked for, in a few words.
+    :ivar compact: what a summary should keep in mind, maybe nothing (""), if the conversation is
+        to be compacted instead of answered; then there are no messages. None for a turn.
     """
 
     run_id: str
@@ -35,6 +41,11 @@ class RunRequest:
     system: str = ""
     params: SamplingParams = SamplingParams()
     timeout: float | None = None
+    model: str | None = None
+    depth: int = 0
+    parent_key: str | None = None
+    purpose: str = ""
+    compact: str | None = None
 
 
 class Run:

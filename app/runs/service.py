@@ -10,29 +10,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from ..agents.context import mark_unfinished, new_messages
-from ..agents.loop import Turn, TurnInput, TurnRecord
-from ..agents.prompt import PromptLimits
 from ..agents.registry import Agent, AgentRegistry
 from ..cancel import Cancelled, CancelReason
-from ..errors import (
-    GatewayBusy,
-    GatewayDraining,
-    GatewayError,
-    InvalidRequest,
-    RunAborted,
-    RunTimeout,
-)
-from ..events import RunCancelled, RunCompleted, RunFailed, TerminalEvent
+from ..errors import GatewayBusy, GatewayDraining, GatewayError, InvalidRequest
+from ..events import RunCompleted, RunFailed, TerminalEvent
 from ..log import get_logger
-from ..messages import AssistantMessage, Message, UserMessage
-from ..sessions.keys import main_key
-from ..sessions.records import EndStatus, NewEntry, RunEnd, RunStart
-from ..sessions.store import Store
-from ..tools.registry import ToolRegistry
+from ..messages import AssistantMessage, UserMessage
+from .attempt import STATUS, Attempt, RunParts, error_of
+from .budget import TimeBudget
 from .executor import Executor
 from .lanes import Lane, Place, SessionLanes
 from .run import Run, RunRequest
@@ -47,11 +36,14 @@ class RunLimits:
     :ivar concurrent: runs that may talk to a model at the same time.
     :ivar pending: runs that may exist at the same time, waiting ones included.
     :ivar per_session: runs of one session that may exist at the same time.
+    :ivar sub_agents: sub-agents' runs that may talk to a model at the same time. They have a
+        lane of their own: a parent that waits for its children must not keep them out.
     """
 
     concurrent: int
     pending: int
     per_session: int
+    sub_agents: int = 8
 
 
 class RunService:
@@ -61,31 +53,25 @@ class RunService:
         self,
         *,
         agents: AgentRegistry,
-        tools: ToolRegistry,
-        store: Store,
+        parts: RunParts,
         executor: Executor,
         limits: RunLimits,
-        prompt_limits: PromptLimits,
         tick: float,
-        new_id: Callable[[], str],
-        clock: Callable[[], int],
+        on_end: Callable[[RunRequest, TerminalEvent], None],
     ) -> None:
         """:param tick: seconds after which the reader of a silent stream is woken.
-        :param new_id: makes session ids.
-        :param clock: unix time in milliseconds.
+        :param on_end: called in the run's thread before its terminal event.
         """
         self._agents = agents
-        self._tools = tools
-        self._store = store
+        self._parts = parts
         self._executor = executor
         self._limits = limits
-        self._prompt_limits = prompt_limits
         self._tick = tick
+        self._on_end = on_end
         self._ticking = False
-        self._new_id = new_id
-        self._clock = clock
         self._sessions = SessionLanes(limits.per_session)
         self._global = Lane(limits.concurrent)
+        self._sub_agents: dict[int, Lane] = {}  # by depth: nobody waits in its own children's way
         # Reentrant: a condition on a plain lock finds out whether it is held by trying to take it,
         # and under gevent every such try is a trip through the event loop.
         self._lock = threading.RLock()  # guards _live, _draining and _ticking
@@ -128,10 +114,31 @@ class RunService:
             raise GatewayBusy from None
         return run
 
+    def get(self, run_id: str) -> Run | None:
+        """The live run with this id."""
+        return self._live.get(run_id)
+
     def cancel(self, run_id: str, reason: CancelReason) -> bool:
         """Ask a live run to stop; True if it was live."""
         run = self._live.get(run_id)
         return run is not None and run.cancel(reason)
+
+    def of_session(self, key: str) -> list[Run]:
+        """The live runs of a session; at most the first one runs, the others wait."""
+        with self._lock:
+            return [run for run in self._live.values() if run.request.session_key == key]
+
+    def cancel_session(self, key: str, reason: CancelReason) -> list[str]:
+        """Ask all live runs of a session, and of the sub-agents it has started, to stop.
+
+        :returns: the ids of the session's own that nobody had asked before.
+        """
+        with self._lock:
+            children = [run for run in self._live.values() if run.request.parent_key == key]
+        stopped = [run.id for run in self.of_session(key) if run.cancel(reason)]
+        for child in children:
+            child.cancel(reason)
+        return stopped
 
     def drain(self, seconds: float) -> None:
         """Admit nothing more, give live runs ``seconds`` to end, then stop them.
@@ -166,11 +173,12 @@ class RunService:
     def _execute(self, run: Run, agent: Agent, place: Place) -> None:
         """The body of a run's thread. Never raises; ends with the terminal event."""
         started = time.monotonic()
-        attempt = _Attempt(run, agent)
+        attempt = Attempt(run, agent, self._parts)
         ending: TerminalEvent
         try:
             self._take_turn(attempt, place)
-            ending = _completed(attempt.record)
+            record = attempt.record
+            ending = RunCompleted(record.text, record.finish_reason, record.usage)
         except Cancelled as cancelled:
             ending = attempt.cancelled(cancelled.reason)
         except GatewayError as error:
@@ -178,7 +186,10 @@ class RunService:
         except BaseException:  # whatever a tool raises, SystemExit too, its run ends and frees its places
             _log.exception("run %s failed", run.id)
             ending = RunFailed(GatewayError("internal error"))
-        ending = self._record_end(attempt, ending)
+        ending = attempt.record_end(ending)
+        if isinstance(ending, RunCompleted) and not run.request.ephemeral:
+            run.token.settle()  # its reader leaves now, and what it has started goes on
+        self._clean_up(attempt, ending)
         self._forget(run, place)
         _log.info(
             "run %s agent=%s session=%s %s in %.0f ms",
@@ -186,162 +197,49 @@ class RunService:
         )  # fmt: skip
         run.stream.put(ending)
 
+    def _lane(self, depth: int) -> Lane:
+        if not depth:
+            return self._global
+        with self._lock:
+            return self._sub_agents.setdefault(depth, Lane(self._limits.sub_agents))
+
+    def _clean_up(self, attempt: Attempt, ending: TerminalEvent) -> None:
+        try:
+            self._on_end(attempt.run.request, ending)
+            attempt.clean_up()
+        except Exception:  # the answer is stored: nothing here may take it back
+            _log.exception("cleaning up after run %s failed", attempt.run.id)
+
     def _forget(self, run: Run, place: Place) -> None:
         self._sessions.leave(run.request.session_key, place)
         with self._lock:
             del self._live[run.id]
             self._idle.notify_all()
 
-    def _take_turn(self, attempt: _Attempt, place: Place) -> None:
+    def _take_turn(self, attempt: Attempt, place: Place) -> None:
         run, token = attempt.run, attempt.run.token
         place.wait(token)
+        lane = self._lane(run.request.depth)
         slot: Place | None = None
-        deadline = self._executor.after(attempt.timeout, attempt.time_out)
+        budget = TimeBudget(self._executor, attempt.timeout, partial(run.cancel, CancelReason.TIMEOUT))
         try:
-            history = self._open_session(attempt)
-            slot = self._global.enter()
+            conversation = attempt.open_session()
+            slot = lane.enter()
             slot.wait(token)
-            turn = Turn(
-                attempt.agent,
-                self._turn_input(attempt, history),
-                self._tools,
-                self._prompt_limits,
-                cancel=token,
-                emit=run.stream.put,
-                store=lambda messages: self._append(attempt, messages),
-            )
-            attempt.record = turn.record
-            turn.run()
+            turn = attempt.turn(conversation, budget)
+            if run.request.compact is None:
+                turn.run()
+            else:
+                turn.compact(run.request.compact)
         finally:
-            deadline.clear()
+            budget.stop()
             if slot is not None:
                 slot.leave()
 
-    def _open_session(self, attempt: _Attempt) -> tuple[Message, ...]:
-        """Store what is new before any model is called; the conversation as it then stands."""
-        request = attempt.run.request
-        if request.ephemeral:
-            self._store.begin(attempt.start(None), ())
-            attempt.begun = True
-            return request.messages
-        loaded = self._store.load(request.session_key)
-        if loaded.session is not None and loaded.session.agent_id != attempt.agent.id:
-            raise InvalidRequest(
-                f"The session belongs to agent {loaded.session.agent_id!r}.", param="session_key"
-            )
-        history = tuple(entry.message for entry in loaded.history)
-        fresh = mark_unfinished(history, new_messages(history, request.messages))
-        attempt.session_id = loaded.session.id if loaded.session else self._new_id()
-        self._store.begin(attempt.start(attempt.session_id), fresh)
-        attempt.begun = True
-        return (*history, *fresh)
-
-    def _turn_input(self, attempt: _Attempt, history: tuple[Message, ...]) -> TurnInput:
-        request = attempt.run.request
-        return TurnInput(
-            run_id=request.run_id,
-            session_key=request.session_key,
-            history=history,
-            system=request.system,
-            params=request.params,
-            main_session=request.session_key == main_key(attempt.agent.id, self._agents.main_key),
-        )
-
-    def _append(self, attempt: _Attempt, messages: Sequence[Message]) -> None:
-        entries = [NewEntry(message, "tool_calls") for message in messages]
-        self._store.append(attempt.session_id, attempt.run.id, entries, self._clock())
-
-    def _record_end(self, attempt: _Attempt, ending: TerminalEvent) -> TerminalEvent:
-        """Store how the run ended; if that fails, the run has failed."""
-        try:
-            if not attempt.begun:
-                self._store.begin(attempt.start(None), ())
-            self._store.finish(attempt.end(ending, self._clock()), attempt.last_entries(ending))
-        except GatewayError as error:
-            _log.error("run %s could not be recorded: %s", attempt.run.id, error)
-            return RunFailed(error) if isinstance(ending, RunCompleted) else ending
-        except Exception:
-            _log.exception("run %s could not be recorded", attempt.run.id)
-            return RunFailed(GatewayError("internal error"))
-        return ending
-
-
-class _Attempt:
-    """What a run's thread knows about its run while it goes on."""
-
-    def __init__(self, run: Run, agent: Agent) -> None:
-        self.run = run
-        self.agent = agent
-        self.timeout = agent.timeout if run.request.timeout is None else run.request.timeout
-        self.record = TurnRecord(model_ref=agent.model_ref)
-        self.session_id: str | None = None
-        self.begun = False
-
-    def start(self, session_id: str | None) -> RunStart:
-        request = self.run.request
-        return RunStart(
-            id=request.run_id,
-            session_key=request.session_key,
-            session_id=session_id,
-            agent_id=self.agent.id,
-            channel=request.channel,
-            model=self.agent.model_ref,
-            created_at=request.created_at,
-        )
-
-    def time_out(self) -> None:
-        self.run.cancel(CancelReason.TIMEOUT)
-
-    def cancelled(self, reason: CancelReason) -> TerminalEvent:
-        if reason is CancelReason.TIMEOUT:
-            return RunFailed(RunTimeout(self.timeout))
-        if reason is CancelReason.SHUTDOWN:
-            return RunFailed(GatewayDraining())
-        return RunCancelled(reason)
-
-    def end(self, ending: TerminalEvent, now: int) -> RunEnd:
-        error = _error_of(ending)
-        return RunEnd(
-            id=self.run.id,
-            status=_STATUS[type(ending)],
-            finish_reason=ending.finish_reason if isinstance(ending, RunCompleted) else None,
-            usage=self.record.usage,
-            model=self.record.model_ref,
-            error_code=(error.code or error.type) if error else None,
-            error_message=error.message if error else None,
-            ended_at=now,
-            attempts=self.record.attempts,
-        )
-
-    def last_entries(self, ending: TerminalEvent) -> tuple[NewEntry, ...]:
-        """The answer, or what there is of it when the turn was cut short."""
-        if isinstance(ending, RunCompleted) and self.record.last is not None:
-            return (NewEntry(self.record.last, ending.finish_reason),)
-        if partial := self.record.partial:
-            return (NewEntry(AssistantMessage(partial), "aborted"),)
-        return ()
-
-
-_STATUS: dict[type[TerminalEvent], EndStatus] = {
-    RunCompleted: "completed",
-    RunFailed: "failed",
-    RunCancelled: "cancelled",
-}
-
-
-def _completed(record: TurnRecord) -> RunCompleted:
-    return RunCompleted(record.text, record.finish_reason, record.usage)
-
-
-def _error_of(ending: TerminalEvent) -> GatewayError | None:
-    if isinstance(ending, RunFailed):
-        return ending.error
-    return RunAborted(ending.reason) if isinstance(ending, RunCancelled) else None
-
 
 def _outcome(ending: TerminalEvent) -> str:
-    error = _error_of(ending)
-    return "completed" if error is None else f"{_STATUS[type(ending)]} ({error.code or error.type})"
+    error = error_of(ending)
+    return "completed" if error is None else f"{STATUS[type(ending)]} ({error.code or error.type})"
 
 
 def _check_abilities(agent: Agent, request: RunRequest) -> None:

@@ -19,7 +19,7 @@ from flask.typing import ResponseReturnValue
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.serving import make_server
 
-from app import ConfigError, Gateway, Tool, create_app
+from app import ConfigError, Gateway, Tool, ToolContext, ToolError, create_app, tool
 from app.cancel import CancelToken
 from app.events import TextDelta
 from app.providers.base import ModelDone, ModelEvent, ModelInfo, ModelRequest, Provider
@@ -294,6 +294,38 @@ def test_a_tool_registered_in_code_can_be_called(init: Init, model: ScriptedProv
 
     assert content(ask(app)) == "Take an umbrella."
     assert model.requests[1].body["messages"][-1]["content"] == "It rains in Ulm."
+
+
+def test_a_function_becomes_a_tool_of_the_application(init: Init, model: ScriptedProvider) -> None:
+    orders: dict[str, int] = {"tea": 2}
+
+    @tool
+    def order(context: ToolContext, item: str, amount: int = 1) -> str:
+        """Order something from the shop."""
+        if item not in orders:
+            raise ToolError(f"There is no {item}.")
+        orders[item] += amount
+        return f"{context.agent_id} has ordered {orders[item]} {item}"
+
+    app, gateway = host(), Gateway()
+    gateway.register_tool(order)
+    init(app, gateway=gateway)
+    model.script(
+        Reply(
+            tool_calls=[call("order", {"item": "tea", "amount": 3}, "a"), call("order", {"item": "gin"}, "b")]
+        ),
+        Reply(tool_calls=[call("order", {"item": "tea", "amount": "many"}, "c")]),
+        Reply("Five teas."),
+    )
+
+    assert content(ask(app)) == "Five teas."
+    offered = {t["function"]["name"]: t["function"] for t in model.requests[0].body["tools"]}["order"]
+    assert offered["description"] == "Order something from the shop."
+    assert offered["parameters"]["required"] == ["item"]
+    done, refused, misread = [m["content"] for m in model.requests[2].body["messages"] if m["role"] == "tool"]
+    assert (done, refused) == ("main has ordered 5 tea", "There is no gin.")
+    assert "amount" in misread
+    assert orders == {"tea": 5}
 
 
 class Parrot(Provider):

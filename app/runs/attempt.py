@@ -1,0 +1,273 @@
+"""One run under way: its session, its turn and what will be recorded of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+from ..agents.context import mark_unfinished, new_messages
+from ..agents.conversation import Conversation
+from ..agents.loop import Turn
+from ..agents.models import Candidate, effort_of, merge_params
+from ..agents.registry import Agent
+from ..agents.turn import Harness, TurnInput, TurnRecord
+from ..cancel import CancelReason
+from ..errors import ConfigError, GatewayDraining, GatewayError, InvalidRequest, RunAborted, RunTimeout
+from ..events import RunCancelled, RunCompleted, RunFailed, TerminalEvent
+from ..log import get_logger
+from ..messages import AssistantMessage, Message, SamplingParams
+from ..sessions.records import EndStatus, Loaded, NewEntry, RunEnd, RunStart, Session, SessionSettings
+from ..sessions.store import Store
+from .budget import TimeBudget
+from .freshness import ResetPolicy
+from .run import Run
+
+# Work is split further only as deep as the configuration says; these tools never go deeper at all.
+SUB_AGENT_WITHHELD = frozenset(
+    {"sessions_list", "sessions_history", "sessions_send", "session_status", "memory_search", "memory_get"}
+)
+
+_log = get_logger("run")
+
+
+@dataclass(frozen=True, slots=True)
+class RunParts:
+    """What all runs of a gateway share.
+
+    :ivar resolve_model: the candidate for ``provider/model``; raises :class:`ConfigError`.
+    :ivar news: each gives, once, what happened in a session since its last turn.
+    :ivar main_key: the session key of an agent's own conversation.
+    :ivar spawn_depth: how deep sub-agents may have sub-agents of their own.
+    :ivar new_id: makes session ids.
+    :ivar clock: unix time in milliseconds.
+    """
+
+    store: Store
+    harness: Harness
+    resolve_model: Callable[[str], Candidate]
+    news: Sequence[Callable[[str], list[str]]]
+    reset: ResetPolicy
+    main_key: Callable[[str], str]
+    spawn_depth: int
+    new_id: Callable[[], str]
+    clock: Callable[[], int]
+
+
+class Attempt:
+    """What a run's thread knows about its run while it goes on."""
+
+    def __init__(self, run: Run, agent: Agent, parts: RunParts) -> None:
+        self.run = run
+        self.agent = agent
+        self.timeout = agent.timeout if run.request.timeout is None else run.request.timeout
+        self.record = TurnRecord(model_ref=agent.model_ref)
+        self._parts = parts
+        self._params = run.request.params
+        self._session_id: str | None = None
+        self._begun = False
+
+    def open_session(self) -> Conversation:
+        """Store what is new before any model is called; the conversation as it then stands.
+
+        :raises InvalidRequest: the session belongs to another agent, or the model is unknown.
+        :raises StoreError: nothing could be stored.
+        """
+        request = self.run.request
+        if request.ephemeral:
+            self._choose_model(SessionSettings())
+            self._begin(None, ())
+            return Conversation(list(request.messages), [0] * len(request.messages))
+        loaded = self._load()
+        session = loaded.session
+        if session is not None and session.agent_id != self.agent.id:
+            raise InvalidRequest(f"The session belongs to agent {session.agent_id!r}.", param="session_key")
+        self._choose_model(session.settings if session else SessionSettings())
+        history = [entry.message for entry in loaded.history]
+        fresh = mark_unfinished(history, new_messages(history, request.messages))
+        first = self._begin(session.id if session else self._new_id(), fresh)
+        numbers = [*(entry.seq for entry in loaded.history), *range(first, first + len(fresh))]
+        return _conversation([*history, *fresh], numbers, session)
+
+    def turn(self, conversation: Conversation, budget: TimeBudget) -> Turn:
+        """The turn to run; :attr:`record` is then its record."""
+        request, harness = self.run.request, self._parts.harness
+        turn = Turn(
+            self.agent,
+            TurnInput(
+                run_id=request.run_id,
+                session_key=request.session_key,
+                channel=request.channel,
+                conversation=conversation,
+                scratch=self._scratch,
+                system=request.system,
+                params=self._params,
+                ephemeral=request.ephemeral,
+                main_session=request.session_key == self._parts.main_key(self.agent.id),
+                purpose=request.purpose,
+                withheld=self._withheld(),
+                news=self._news(),
+                off_the_clock=budget.paused,
+                time_left=lambda: budget.left,
+            ),
+            harness,
+            cancel=self.run.token,
+            emit=self.run.stream.put,
+            store=self._append,
+            compacted=None if self._session_id is None else self._compacted,
+        )
+        self.record = turn.record
+        return turn
+
+    def cancelled(self, reason: CancelReason) -> TerminalEvent:
+        """How the run ends if it was cancelled for ``reason``."""
+        if reason is CancelReason.TIMEOUT:
+            return RunFailed(RunTimeout(self.timeout))
+        if reason is CancelReason.SHUTDOWN:
+            return RunFailed(GatewayDraining())
+        return RunCancelled(reason)
+
+    def record_end(self, ending: TerminalEvent) -> TerminalEvent:
+        """Store how the run ended; if that fails, the run has failed."""
+        try:
+            if not self._begun:
+                self._begin(None, ())
+            self._parts.store.finish(self._end(ending), self._last_entries(ending))
+        except GatewayError as error:
+            _log.error("run %s could not be recorded: %s", self.run.id, error)
+            return RunFailed(error) if isinstance(ending, RunCompleted) else ending
+        except Exception:
+            _log.exception("run %s could not be recorded", self.run.id)
+            return RunFailed(GatewayError("internal error"))
+        return ending
+
+    def clean_up(self) -> None:
+        """Remove what nobody can ask for again."""
+        if self.run.request.ephemeral and self._scratch.exists():
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    @property
+    def _scratch(self) -> Path:
+        name = sha256(self.run.request.session_key.encode(errors="replace")).hexdigest()[:24]
+        return self._parts.harness.scratch / name
+
+    def _new_id(self) -> str | None:
+        """The id of a session that begins with this run; to compact nothing begins none."""
+        return self._parts.new_id() if self.run.request.compact is None else None
+
+    def _load(self) -> Loaded:
+        """The session, or nothing if its time is up."""
+        store, key = self._parts.store, self.run.request.session_key
+        loaded = store.load(key)
+        now = self._parts.clock()
+        if loaded.session is None or not self._parts.reset.is_stale(loaded.session, now):
+            return loaded
+        store.archive(key, now)
+        return Loaded(None, ())
+
+    def _choose_model(self, settings: SessionSettings) -> None:
+        """Let the request's model, or else the session's, answer instead of the agent's own."""
+        request = self.run.request
+        thinking = SamplingParams(reasoning_effort=effort_of(settings.thinking))
+        self._params = merge_params(thinking, request.params)
+        try:
+            if request.model:
+                self.agent = _pinned(self.agent, self._parts.resolve_model(request.model))
+            elif settings.model:
+                self.agent = _pinned(self.agent, self._parts.resolve_model(settings.model))
+        except ConfigError as error:
+            if request.model:
+                raise InvalidRequest(str(error), param="model", code="model_not_found") from None
+            _log.warning("session %s: %s The agent's own model answers.", request.session_key, error)
+        self.record.model_ref = self.agent.model_ref
+
+    def _news(self) -> tuple[str, ...]:
+        """What the agent has to hear; it stays where it is while nobody listens."""
+        request = self.run.request
+        if request.compact is not None:
+            return ()
+        return tuple(line for source in self._parts.news for line in source(request.session_key))
+
+    def _withheld(self) -> frozenset[str]:
+        depth = self.run.request.depth
+        spawn = frozenset({"sessions_spawn"}) if depth >= self._parts.spawn_depth else frozenset()
+        return spawn | SUB_AGENT_WITHHELD if depth else spawn
+
+    def _begin(self, session_id: str | None, messages: Sequence[Message]) -> int:
+        request = self.run.request
+        start = RunStart(
+            id=request.run_id,
+            session_key=request.session_key,
+            session_id=session_id,
+            agent_id=self.agent.id,
+            channel=request.channel,
+            model=self.agent.model_ref,
+            created_at=request.created_at,
+            parent_key=request.parent_key,
+        )
+        first = self._parts.store.begin(start, messages)
+        self._session_id = session_id
+        self._begun = True
+        return first
+
+    def _append(self, messages: Sequence[Message]) -> int:
+        entries = [NewEntry(message, "tool_calls") for message in messages]
+        return self._parts.store.append(self._session_id, self.run.id, entries, self._parts.clock())
+
+    def _compacted(self, summary: str, kept_from: int) -> bool:
+        if self._session_id is None:
+            return False
+        return self._parts.store.compact(self._session_id, summary, kept_from, self._parts.clock())
+
+    def _end(self, ending: TerminalEvent) -> RunEnd:
+        error = error_of(ending)
+        record = self.record
+        return RunEnd(
+            id=self.run.id,
+            status=STATUS[type(ending)],
+            finish_reason=ending.finish_reason if isinstance(ending, RunCompleted) else None,
+            usage=record.usage,
+            model=record.model_ref,
+            error_code=(error.code or error.type) if error else None,
+            error_message=error.message if error else None,
+            ended_at=self._parts.clock(),
+            attempts=len(record.calls),
+            cost=record.cost if record.usage.total else None,
+            context_tokens=record.context_tokens,
+            calls=tuple(record.calls),
+        )
+
+    def _last_entries(self, ending: TerminalEvent) -> tuple[NewEntry, ...]:
+        """The answer, or what there is of it when the turn was cut short."""
+        if isinstance(ending, RunCompleted) and self.record.last is not None:
+            return (NewEntry(self.record.last, ending.finish_reason),)
+        if partial := self.record.partial:
+            return (NewEntry(AssistantMessage(partial), "aborted"),)
+        return ()
+
+
+STATUS: dict[type[TerminalEvent], EndStatus] = {
+    RunCompleted: "completed",
+    RunFailed: "failed",
+    RunCancelled: "cancelled",
+}
+
+
+def error_of(ending: TerminalEvent) -> GatewayError | None:
+    """Why a run has no answer; None if it has one."""
+    if isinstance(ending, RunFailed):
+        return ending.error
+    return RunAborted(ending.reason) if isinstance(ending, RunCancelled) else None
+
+
+def _pinned(agent: Agent, candidate: Candidate) -> Agent:
+    """The agent with one model that somebody chose: it answers or nobody does."""
+    return replace(agent, candidates=(candidate,))
+
+
+def _conversation(messages: list[Message], numbers: list[int], session: Session | None) -> Conversation:
+    if session is None:
+        return Conversation(messages, numbers)
+    return Conversation(messages, numbers, session.summary, session.context_tokens)
