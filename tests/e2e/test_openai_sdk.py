@@ -9,6 +9,7 @@ import openai
 import pytest
 from openai import OpenAI
 
+from tests.e2e.conftest import StartGateway
 from tests.e2e.gateway_process import TOKEN, GatewayProcess
 from tests.scripted_provider import Hang, Reply, ScriptedProvider, Status
 
@@ -177,10 +178,11 @@ def test_a_bad_parameter_is_a_bad_request_error(stream: bool, client: OpenAI) ->
 
 
 def test_a_providers_rate_limit_is_a_rate_limit_error_with_its_retry_after(
-    client: OpenAI, provider: ScriptedProvider
+    start_gateway: StartGateway, provider: ScriptedProvider
 ) -> None:
+    # A gateway of its own: it remembers how long this model does not want to be called.
     provider.script(Status(429, {"error": {"message": "slow down"}}, {"Retry-After": "60"}))
-    with pytest.raises(openai.RateLimitError) as caught:
+    with sdk(start_gateway()) as client, pytest.raises(openai.RateLimitError) as caught:
         ask(client)
     assert caught.value.response.headers["retry-after"] == "60"
     assert caught.value.code == "rate_limit_exceeded"

@@ -85,7 +85,7 @@ def test_an_agent_may_use_its_own_tools_and_no_others(
     else:
         assert strict.command("agent", "--agent", "kilo", "-m", "try").stdout.strip() == "done"
     offered = [tool["function"]["name"] for tool in provider.requests[0].body["tools"]]
-    assert offered == ["session_status"]
+    assert offered == ["session_status", "ls", "grep", "find"]
     refused, allowed = provider.requests[1].body["messages"][-2:]
     assert "no tool named 'read'" in refused["content"]
     assert "agent: kilo" in allowed["content"]

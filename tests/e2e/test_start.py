@@ -214,7 +214,7 @@ def test_a_key_in_the_environment_chooses_its_provider_and_is_not_logged(
     start_unconfigured: StartGateway,
 ) -> None:
     log = start_unconfigured(OPENAI_API_KEY="sk-from-the-environment").log
-    assert "model: openai/gpt-5-mini (by the key in OPENAI_API_KEY)" in log
+    assert "model: openai/gpt-6.1-terra (by the key in OPENAI_API_KEY)" in log
     assert "sk-from-the-environment" not in log
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.conftest import StartGateway
 from tests.e2e.gateway_process import TOKEN, GatewayProcess, wait_until
 from tests.e2e.http_client import (
     PATH,
@@ -342,10 +343,11 @@ def test_b24_retry_after_of_a_lock_out_is_in_whole_seconds(lockable: GatewayProc
     ("given", "shown"), [({"Retry-After": "59.2"}, "60"), ({"retry-after-ms": "30500"}, "31")]
 )
 def test_b24_retry_after_of_a_provider_is_rounded_up(
-    given: dict[str, str], shown: str, gateway: GatewayProcess, provider: ScriptedProvider
+    given: dict[str, str], shown: str, start_gateway: StartGateway, provider: ScriptedProvider
 ) -> None:
+    # A gateway of its own: it remembers how long this model does not want to be called.
     provider.script(Status(429, {"error": {"message": "slow down"}}, given))
-    answer = chat(gateway)
+    answer = chat(start_gateway())
     assert (answer.status, answer.headers["retry-after"]) == (429, shown)
 
 
