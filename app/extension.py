@@ -11,6 +11,7 @@ from flask import Flask
 from .channels import control, health
 from .channels.auth import Guard
 from .channels.openai import views as openai
+from .channels.ws import channel as ws
 from .config import Config, load_config
 from .providers.base import Provider
 from .runtime import Runtime, build_runtime
@@ -74,6 +75,7 @@ class Gateway:
         app.register_blueprint(openai.create_blueprint(runtime, guard), url_prefix=f"{url_prefix}/v1")
         app.register_blueprint(control.create_blueprint(runtime, guard), url_prefix=f"{url_prefix}/api")
         app.register_blueprint(health.create_blueprint(runtime), url_prefix=url_prefix or None)
+        app.register_blueprint(ws.create_blueprint(ws.open_channel(runtime, guard), url_prefix))
         app.extensions[KEY] = runtime
         atexit.register(runtime.close)
         return runtime

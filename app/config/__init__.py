@@ -9,7 +9,7 @@ from .agents import (
     ModelSelection,
     SubagentsConfig,
 )
-from .extras import McpConfig, McpServerConfig, SkillsConfig
+from .extras import McpConfig, McpServerConfig, MessagesConfig, QueueConfig, SkillsConfig
 from .gateway import AuthConfig, ChatCompletionsConfig, GatewayConfig, HttpConfig, RateLimitConfig
 from .loading import config_path, load_config, state_dir
 from .models import Compat, ModelConfig, ModelsConfig, ProviderConfig
@@ -32,11 +32,13 @@ __all__ = [
     "HttpConfig",
     "McpConfig",
     "McpServerConfig",
+    "MessagesConfig",
     "ModelConfig",
     "ModelParams",
     "ModelSelection",
     "ModelsConfig",
     "ProviderConfig",
+    "QueueConfig",
     "RateLimitConfig",
     "ResetConfig",
     "SessionConfig",

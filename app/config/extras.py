@@ -1,4 +1,4 @@
-"""The sections `skills` and `mcp`: what an agent can be given besides the built-in tools."""
+"""The sections `messages`, `skills` and `mcp`: how a chat goes on, and what agents are given."""
 
 from __future__ import annotations
 
@@ -10,6 +10,18 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from .section import Seconds, Secret, Section, Text, TextList, web_address
 
 ServerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
+
+
+class QueueConfig(Section):
+    """What becomes of a chat message that arrives while an answer is being given."""
+
+    mode: Literal["queue", "steer", "interrupt", "collect", "followup"] = "queue"
+
+
+class MessagesConfig(Section):
+    """How a chat goes on."""
+
+    queue: QueueConfig = QueueConfig()
 
 
 class SkillsLoad(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
@@ -11,6 +12,8 @@ from .section import Count, Seconds, Secret, Section
 
 _LOOPBACK = "127.0.0.1"
 _EVERYWHERE = "0.0.0.0"  # noqa: S104 - what `bind: "lan"` means
+
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@]+/?")
 
 _MISSING_SECRET = {
     "token": "no token is set: set gateway.auth.token or OPENCLAW_GATEWAY_TOKEN, or run `openclaw init`",
@@ -35,7 +38,14 @@ def _address(value: str) -> str:
         raise ValueError("must be an IP address") from None
 
 
+def _origin(value: str) -> str:
+    if value != "*" and not _ORIGIN.fullmatch(value):
+        raise ValueError('must be like "https://host" or "https://host:port", or "*"')
+    return value
+
+
 Address: TypeAlias = Annotated[str, AfterValidator(_address)]
+Origin: TypeAlias = Annotated[str, AfterValidator(_origin)]
 Network: TypeAlias = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 
 
@@ -105,6 +115,12 @@ class HttpConfig(Section):
     endpoints: Endpoints = Endpoints()
 
 
+class ControlUiConfig(Section):
+    """Pages in a browser that connect to the gateway."""
+
+    allowed_origins: Annotated[tuple[Origin, ...], Strict(False)] = ()
+
+
 class GatewayConfig(Section):
     """The gateway as a network service."""
 
@@ -113,6 +129,7 @@ class GatewayConfig(Section):
     custom_bind_host: Address | None = None
     auth: AuthConfig = AuthConfig()
     trusted_proxies: Annotated[tuple[Network, ...], Strict(False)] = ()
+    control_ui: ControlUiConfig = ControlUiConfig()
     http: HttpConfig = HttpConfig()
 
     @property

@@ -78,6 +78,7 @@ def _load(
         models=parsed.models,
         session=parsed.session,
         tools=parsed.tools,
+        messages=parsed.messages,
         skills=parsed.skills,
         mcp=parsed.mcp,
         state_dir=state_dir(env),

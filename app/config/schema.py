@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import ConfigDict, Field, SecretStr
 
 from .agents import AgentsConfig
-from .extras import McpConfig, SkillsConfig
+from .extras import McpConfig, MessagesConfig, SkillsConfig
 from .gateway import GatewayConfig
 from .models import ModelsConfig
 from .section import Count, Identifier, Section
@@ -50,6 +50,7 @@ class Document(Section):
     models: ModelsConfig = ModelsConfig()
     session: SessionConfig = SessionConfig()
     tools: ToolsConfig = ToolsConfig()
+    messages: MessagesConfig = MessagesConfig()
     skills: SkillsConfig = SkillsConfig()
     mcp: McpConfig = McpConfig()
 
@@ -67,6 +68,7 @@ class Config:
     models: ModelsConfig
     session: SessionConfig
     tools: ToolsConfig
+    messages: MessagesConfig
     skills: SkillsConfig
     mcp: McpConfig
     state_dir: Path

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 
 from .section import Count, LowerKeys, Seconds, Secret, Section, Text, TextList, web_address
 
+Channel: TypeAlias = Literal["openai", "cli", "chat"]
 Milliseconds: TypeAlias = Annotated[int, Field(ge=0, le=2**31)]
 
 
@@ -76,8 +77,8 @@ class WebConfig(Section):
 
 
 class ToolsConfig(AgentToolsConfig):
-    """What holds for all agents."""
+    """What holds for all agents. ``by_channel`` is keyed by the ``RunRequest.channel`` of a run."""
 
-    by_channel: Annotated[Mapping[Text, ToolPolicyConfig], LowerKeys] = {}
+    by_channel: Annotated[Mapping[Channel, ToolPolicyConfig], LowerKeys] = {}
     exec: ExecConfig = ExecConfig()
     web: WebConfig = WebConfig()

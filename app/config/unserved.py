@@ -54,16 +54,21 @@ _EXEC = _words(
 UNSERVED: Mapping[str, frozenset[str]] = {
     "": _words(
         """$schema accessGroups acp approvals audio auth bindings broadcast browser canvasHost channels cli
-        cloudWorkers commands crestodian cron diagnostics discovery hooks logging media memory messages
+        cloudWorkers commands crestodian cron diagnostics discovery hooks logging media memory
         meta multiAgent nodeHost plugins proxy secrets surfaces talk tts ui update web wizard"""
     ),
     "env": _words("shellEnv"),
     "gateway": _words(
         """allowRealIpFallback channelHealthCheckMinutes channelMaxRestartsPerHour
-        channelStaleEventThresholdMinutes cliAgents controlUi handshakeTimeoutMs mode nodes publicOrigin
+        channelStaleEventThresholdMinutes cliAgents handshakeTimeoutMs mode nodes publicOrigin
         push reload remote roles tailscale terminal tls tools webchat"""
     ),
     "gateway.auth": _words("allowTailscale identityScopes trustedProxy"),
+    "gateway.controlUi": _words(
+        """allowExternalEmbedUrls allowInsecureAuth automaticallyFetchFavicons basePath chatMessageMaxWidth
+        dangerouslyAllowHostHeaderOriginFallback dangerouslyDisableDeviceAuth embedSandbox enabled github
+        root sessionObserver"""
+    ),
     "gateway.http": _words("securityHeaders"),
     "gateway.http.endpoints": _words("embeddings responses"),
     "gateway.http.endpoints.chatCompletions": _words("images maxBodyBytes maxImageParts maxTotalImageBytes"),
@@ -102,6 +107,11 @@ UNSERVED: Mapping[str, frozenset[str]] = {
     "agents.entries.*.tools.exec": _EXEC | _words("backgroundMs cleanupMs timeoutSec"),
     "mcp": _words("sessionIdleTtlMs"),
     "mcp.servers.*": _words("connectionTimeoutMs workingDirectory"),
+    "messages": _words(
+        """ackReaction ackReactionScope groupChat inbound messagePrefix removeAckAfterReply responsePrefix
+        statusReactions suppressToolErrors tts usageTemplate visibleReplies"""
+    ),
+    "messages.queue": _words("byChannel cap debounceMs debounceMsByChannel drop"),
     "models": _words("bedrockDiscovery mode pricing proxy"),
     "models.providers.*": _words(
         """agentRuntime auth contextTokens contextWindow injectNumCtxForOpenAICompat localService maxTokens

@@ -223,6 +223,10 @@ def test_a_snapshot_cannot_be_changed() -> None:
             'models.providers.x: slots: only with api "embedded"',
         ),
         ({"gateway": {"trustedProxies": ["10.0.0.1/8"]}}, "gateway.trustedProxies[0]: must be an IP address"),
+        (
+            {"gateway": {"controlUi": {"allowedOrigins": ["ui.example"]}}},
+            "gateway.controlUi.allowedOrigins[0]: must be like",
+        ),
         ({"gateway": {"trustedProxies": [7]}}, "gateway.trustedProxies[0]: must be text like"),
         ({"gateway": {"bind": "custom"}}, 'gateway: bind "custom" needs customBindHost'),
         ({"gateway": {"bind": "custom", "customBindHost": "::x"}}, "gateway.customBindHost: must be an IP"),
@@ -429,7 +433,7 @@ def test_a_file_of_openclaw_loads_and_one_warning_names_what_is_not_served() -> 
             "plugins": {},
             "gateway": {
                 "mode": "local",
-                "controlUi": {"enabled": True},
+                "controlUi": {"enabled": True, "allowedOrigins": ["https://ui.example:8443"]},
                 "tailscale": {"mode": "off"},
                 "auth": {"token": TOKEN, "allowTailscale": False},
                 "http": {"endpoints": {"chatCompletions": {"enabled": True, "images": {}}}},
@@ -477,7 +481,7 @@ def test_a_file_of_openclaw_loads_and_one_warning_names_what_is_not_served() -> 
         "agents.list[].sandbox",
         "channels",
         "gateway.auth.allowTailscale",
-        "gateway.controlUi",
+        "gateway.controlUi.enabled",
         "gateway.http.endpoints.chatCompletions.images",
         "gateway.mode",
         "gateway.tailscale",
@@ -492,6 +496,7 @@ def test_a_file_of_openclaw_loads_and_one_warning_names_what_is_not_served() -> 
         "tools.exec.host",
     ]
     assert config.gateway.http.endpoints.chat_completions.enabled
+    assert config.gateway.control_ui.allowed_origins == ("https://ui.example:8443",)
     assert config.tools.deny == ("exec",)
 
 

@@ -1,13 +1,16 @@
-"""The stand-alone host's log: what is masked in it."""
+"""The stand-alone host's log: what is masked in it, and which lines are kept."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from app.log import configure_logging, get_logger
+from app.log import LogRing, configure_logging, get_logger, kept_lines
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +44,86 @@ def test_a_secret_that_is_a_word_or_less_leaves_the_lines_legible(
     get_logger("gateway").warning("a gateway starts with 12345678")
 
     assert capsys.readouterr().err.endswith("openclaw.gateway: a gateway starts with ***\n")
+
+
+def said(lines: Sequence[str]) -> list[str]:
+    return [json.loads(line)["0"] for line in lines]
+
+
+@pytest.fixture
+def ring() -> LogRing:
+    ring = LogRing(4_000)
+    ring.setFormatter(logging.Formatter("%(message)s"))
+    return ring
+
+
+def write(ring: LogRing, *texts: str) -> None:
+    for text in texts:
+        ring.handle(logging.LogRecord("openclaw.run", logging.INFO, "", 1, text, None, None))
+
+
+def test_the_newest_lines_are_kept_with_secrets_masked() -> None:
+    configure_logging(["s3cret-token"])
+    kept = kept_lines()
+    assert kept is not None
+    get_logger("store").warning("a %s\nin two lines", "s3cret-token")
+
+    (line,) = kept.tail(None, lines=10, size=10_000).lines
+
+    assert "s3cret" not in line
+    parsed = json.loads(line)
+    assert parsed["0"] == "a ***\nin two lines"
+    assert parsed["_meta"]["logLevelName"] == "WARNING"
+    assert json.loads(parsed["_meta"]["name"]) == {"subsystem": "store"}
+    assert parsed["time"] == parsed["_meta"]["date"]
+
+
+def test_an_application_with_its_own_logging_keeps_no_lines() -> None:
+    logging.getLogger("openclaw").handlers[:] = [logging.NullHandler()]
+
+    assert kept_lines() is None
+
+
+def test_a_reader_goes_on_where_it_stopped(ring: LogRing) -> None:
+    write(ring, "one", "two")
+    first = ring.tail(None, lines=10, size=10_000)
+    write(ring, "three")
+    second = ring.tail(first.cursor, lines=10, size=10_000)
+    third = ring.tail(second.cursor, lines=10, size=10_000)
+
+    assert [said(tail.lines) for tail in (first, second, third)] == [["one", "two"], ["three"], []]
+    assert not any(tail.truncated or tail.reset for tail in (first, second, third))
+
+
+def test_the_newest_lines_are_told_if_there_are_more_than_asked_for(ring: LogRing) -> None:
+    write(ring, "one", "two", "three")
+
+    by_lines = ring.tail(None, lines=2, size=10_000)
+    by_size = ring.tail(None, lines=10, size=len(by_lines.lines[1]) + 1)
+
+    assert (said(by_lines.lines), by_lines.truncated, by_lines.reset) == (["two", "three"], True, False)
+    assert (said(by_size.lines), by_size.truncated, by_size.reset) == (["three"], True, False)
+
+
+@pytest.mark.parametrize("cursor", [0, 10**9])
+def test_a_reader_that_has_missed_lines_is_told_so(ring: LogRing, cursor: int) -> None:
+    write(ring, *(f"{number:04}" for number in range(100)))
+
+    tail = ring.tail(cursor, lines=1_000, size=10_000)
+
+    assert tail.reset
+    assert 0 < len(tail.lines) < 100
+    assert said(tail.lines)[-1] == "0099"
+
+
+@given(st.lists(st.text(max_size=50), max_size=60), st.integers(1, 5), st.integers(200, 2_000))
+def test_what_is_kept_is_bounded_and_the_newest(texts: list[str], lines: int, capacity: int) -> None:
+    ring = LogRing(capacity)
+    ring.setFormatter(logging.Formatter("%(message)s"))
+    write(ring, *(text.replace("%", "") for text in texts))
+
+    everything = ring.tail(None, lines=1_000, size=10**6)
+    few = ring.tail(None, lines=lines, size=10**6)
+
+    assert sum(len(line) + 1 for line in everything.lines) <= capacity
+    assert few.lines == everything.lines[-lines:]
