@@ -209,7 +209,7 @@ class MessageDecoder:
             stated = as_object(block.get("input"))  # of a whole message; in a stream it follows in pieces
             arguments = [dumps(stated).decode()] if stated else []
             self._calls[index] = _Call(as_text(block.get("id")), as_text(block.get("name")), arguments)
-        if block.get("type") in {"thinking", "redacted_thinking"}:
+        if as_text(block.get("type")) in _THOUGHTS:
             self._thoughts[index] = _Thought()
             self._thoughts[index].add(block)
         return _deltas(block)
@@ -433,10 +433,11 @@ def _budget(effort: str | None, max_tokens: int) -> int:
 
 
 def _sampling(params: SamplingParams, *, thinking: bool) -> dict[str, JsonValue]:
-    """``temperature`` goes up to 1 here, and a model that thinks takes none."""
+    """``temperature`` goes up to 1 here, a model that thinks takes none, and few take ``top_p`` beside it."""
+    temperature = None if thinking or params.temperature is None else min(params.temperature, 1.0)
     fields: dict[str, JsonValue] = {
-        "temperature": None if thinking or params.temperature is None else min(params.temperature, 1.0),
-        "top_p": params.top_p,
+        "temperature": temperature,
+        "top_p": params.top_p if temperature is None else None,
         "stop_sequences": list(params.stop) or None,
     }
     return {name: value for name, value in fields.items() if value is not None}

@@ -31,6 +31,7 @@ from .streaming import (
     as_count,
     as_object,
     as_text,
+    cache_key,
     conclude,
     level_for,
     parse_event,
@@ -134,7 +135,7 @@ def build_body(
     if switches.store:
         body["store"] = False
     if switches.cache_key and request.cache_key:
-        body["prompt_cache_key"] = request.cache_key
+        body["prompt_cache_key"] = cache_key(request.cache_key)
     if request.tools:
         body["tools"] = [_tool(tool) for tool in request.tools]
         body["tool_choice"] = "auto"

@@ -33,6 +33,7 @@ from .streaming import (
     as_count,
     as_object,
     as_text,
+    cache_key,
     conclude,
     level_for,
     parse_event,
@@ -112,7 +113,7 @@ def build_body(
     if request.tools:
         body["tools"] = [_tool(tool) for tool in request.tools]
     if request.cache_key:
-        body["prompt_cache_key"] = request.cache_key
+        body["prompt_cache_key"] = cache_key(request.cache_key)
     return body | _reasoning(request.params, info) | _sampling(request.params) | dict(request.extra)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from types import MappingProxyType
 from typing import ClassVar, Protocol
 
@@ -36,7 +37,9 @@ from .transport import HttpClient, HttpResponse
 
 _ERROR_BODY_LIMIT = 64 * 1024
 _JSON_BODY_LIMIT = 16 * 1024 * 1024
+_STREAM_LIMIT = 128 * 1024 * 1024  # some 400 bytes for each token of the longest answer there is
 _MOST_TOKENS = 2**31 - 1
+_LENGTH_OF_KEY = 32  # APIs take 64
 _MOST_OF_ID = 56  # of the 64 characters that APIs take; the rest is for a number
 
 _HEADERS = MappingProxyType({"content-type": "application/json", "user-agent": "openclaw-gateway"})
@@ -219,8 +222,11 @@ class StreamingProvider(Provider):
 
     def _read_stream(self, response: HttpResponse, decoder: AnswerDecoder) -> Iterator[ModelEvent]:
         parser = self._parser()
-        waiting = True
+        waiting, size = True, 0
         while not decoder.done and (data := self._more(response, decoder)):
+            size += len(data)
+            if size > _STREAM_LIMIT:
+                raise protocol_error(self.id, "sent an answer that is too large")
             payloads = parser.feed(data)
             if payloads and waiting:
                 waiting = False
@@ -341,6 +347,11 @@ def conclude(
 def thoughts_of(ref: str, items: Sequence[JsonObject]) -> Thoughts | None:
     """``items`` to be handed back to the model ``ref``, None if there are none."""
     return Thoughts(ref, tuple(items)) if items else None
+
+
+def cache_key(name: str) -> str:
+    """``name`` as servers take it for a key of their cache, and without telling them what it is."""
+    return sha256(name.encode()).hexdigest()[:_LENGTH_OF_KEY]
 
 
 class CallIds:

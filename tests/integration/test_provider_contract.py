@@ -426,6 +426,12 @@ def test_a_failing_provider_is_an_error_of_the_right_reason(
     assert len(server.requests) == 1
 
 
+def test_a_stream_without_end_is_left(server: ScriptedProvider, provider: Provider) -> None:
+    server.script(Raw([b" " * (8 << 20) + b"\n\n"] * 18))
+
+    assert "an answer that is too large" in str(failure(provider))
+
+
 def test_the_text_before_a_failure_is_not_lost(server: ScriptedProvider, provider: Provider) -> None:
     server.script(Reply(chunks=["one ", "two ", "three"], error_after=2))
     seen: list[ModelEvent] = []

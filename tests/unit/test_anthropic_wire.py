@@ -114,6 +114,20 @@ def test_the_limit_is_the_requests_then_the_models() -> None:
     assert body(UserMessage.of("a"), max_output=64_000)["max_tokens"] == 64_000
 
 
+def test_a_block_whose_type_is_no_word_is_skipped() -> None:
+    decoder = MessageDecoder("p")
+    block = {"type": {"type": "text"}, "text": "no"}
+
+    assert decoder.feed(json.dumps({"type": "content_block_start", "content_block": block}).encode()) == []
+    assert decoder.feed(json.dumps({"type": "message", "content": [block]}).encode()) == []
+
+
+def test_only_one_of_temperature_and_top_p_is_sent() -> None:
+    made = body(UserMessage.of("a"), params=SamplingParams(temperature=0.2, top_p=0.9))
+    assert (made["temperature"], made.get("top_p")) == (0.2, None)
+    assert body(UserMessage.of("a"), params=SamplingParams(top_p=0.9))["top_p"] == 0.9
+
+
 def test_parameters_have_their_wire_names_and_extra_wins() -> None:
     params = SamplingParams(temperature=1.7, top_p=0.5, stop=("END",))
     tool = ToolSpec("look", "Looks.", {"type": "object"})

@@ -140,8 +140,8 @@ def test_parameters_have_their_wire_names_and_extra_wins() -> None:
 
 
 def test_the_cache_key_goes_only_to_servers_that_know_it() -> None:
-    request = ModelRequest("m", "", (), cache_key="main")
-    assert build_body(request, WireSwitches(cache_key=True))["prompt_cache_key"] == "main"
+    request = ModelRequest("m", "", (), cache_key="agent:main:" + "x" * 500)
+    assert len(str(build_body(request, WireSwitches(cache_key=True))["prompt_cache_key"])) == 32
     assert "prompt_cache_key" not in build_body(request, WireSwitches())
 
 

@@ -116,7 +116,6 @@ def test_parameters_have_their_wire_names_and_extra_wins() -> None:
         params=SamplingParams(temperature=0.0, top_p=0.5, max_tokens=99),
         tools=(tool,),
         extra={"truncation": "auto", "top_p": 0.25},
-        cache_key="agent:main",
     )
     assert (made["temperature"], made["top_p"], made["max_output_tokens"]) == (0.0, 0.25, 99)
     assert made["tools"] == [
@@ -128,8 +127,17 @@ def test_parameters_have_their_wire_names_and_extra_wins() -> None:
             "strict": False,
         }
     ]
-    assert made["prompt_cache_key"] == "agent:main"
     assert made["truncation"] == "auto"
+
+
+def test_a_cache_key_of_any_length_is_one_that_the_api_takes() -> None:
+    names = ("agent:main:ada@example.org", "agent:main:ada@example.net", "x" * 500)
+    keys = [str(body(UserMessage.of("a"), cache_key=name)["prompt_cache_key"]) for name in names]
+
+    assert [len(key) for key in keys] == [32, 32, 32]
+    assert len({*keys}) == 3
+    assert keys[0] == body(UserMessage.of("b"), cache_key=names[0])["prompt_cache_key"]
+    assert "ada" not in keys[0]
 
 
 def test_the_smallest_limit_is_the_apis() -> None:
