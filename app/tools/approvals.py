@@ -28,11 +28,13 @@ _log = get_logger("exec")
 # everything for ever. The list cannot be complete; it is for the obvious ones, and an operator who
 # means it can still write any of them into the configuration's allow list.
 _RUNNERS = frozenset(
-    """ash awk bash bun busybox chroot csh dash deno docker doas ed emacs env ex expect find fish flock gawk
-    gdb git-shell ionice java jshell julia kubectl ksh lua m4 make mawk nice node nohup npm npx nsenter nvim
-    osascript parallel perl php podman poetry pwsh python rsync ruby run-parts script sed setsid sh ssh
-    stdbuf strace su sudo systemd-run tar tclsh tcsh time timeout tmux uv uvx unshare vi vim watch xargs
-    yarn zsh""".split()  # noqa: SIM905 - a list would fill the page
+    """ash awk bash bun busybox bwrap capsh cargo choom chroot chrt cmake cpulimit csh dash deno doas
+    docker ed emacs env ex expect fakeroot find firejail fish flock gawk gcc gdb git-shell go ionice
+    java jshell julia ksh kubectl less linux ltrace lua m4 make mawk more nice ninja node nohup npm npx
+    nsenter nvim osascript parallel perl php pip pkexec pnpm podman poetry prlimit pwsh pytest python
+    rsync ruby run-parts runuser script sed setarch setpriv setsid sh ssh ssh-agent stdbuf strace su
+    sudo systemd-run tar taskset tclsh tcsh time timeout tmux tox unshare uv uvx valgrind vi vim watch
+    xargs yarn zsh""".split()  # noqa: SIM905 - a list would fill the page
 )
 
 
@@ -97,6 +99,10 @@ class Approvals:
         outcome: Outcome = "expired"
         remove = context.cancel.on_cancel(waiting.answered.set)
         try:
+            _log.warning(
+                "a command of agent %s waits for an answer: openclaw approvals (%s)",
+                context.agent_id, approval.id,
+            )  # fmt: skip
             self._tell(approval, None)
             context.emit(
                 ApprovalRequested(approval.id, context.call_id, command, directory, approval.expires_at)

@@ -166,8 +166,11 @@ def _locate(program: str, path: str) -> Executable | None:
 
 def _executable(location: str) -> Executable | None:
     file = Path(location)
-    usable = file.is_file() and os.access(file, os.X_OK)
-    return Executable(file, file.resolve()) if usable else None
+    try:
+        usable = file.is_file() and os.access(file, os.X_OK)
+        return Executable(file, file.resolve()) if usable else None
+    except OSError:  # a name too long, a directory that may not be entered
+        return None
 
 
 def _matches(executable: Executable, pattern: str, path: str) -> bool:

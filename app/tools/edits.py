@@ -41,13 +41,18 @@ def _changed_lines(before: str, after: str, start: int, old_size: int, new_size:
     old = _lines_to(before, begin, start + old_size)
     new = _lines_to(after, begin, start + new_size)
     line = before.count("\n", 0, begin) + 1
-    while old and new and old[0] == new[0]:
-        del old[0], new[0]
-        line += 1
+    same = _common(old, new)
+    old, new, line = old[same:], new[same:], line + same
     while old and new and old[-1] == new[-1]:
         del old[-1], new[-1]
     head = f"@@ -{line},{len(old)} +{line},{len(new)} @@"
     return "\n".join([head, *(f"-{text}" for text in old), *(f"+{text}" for text in new)])
+
+
+def _common(old: Sequence[str], new: Sequence[str]) -> int:
+    """How many lines both begin with."""
+    pairs = enumerate(zip(old, new, strict=False))
+    return next((number for number, (a, b) in pairs if a != b), min(len(old), len(new)))
 
 
 def _lines_to(text: str, begin: int, end: int) -> list[str]:

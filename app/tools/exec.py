@@ -81,6 +81,7 @@ class Commands:
     :param admit: what to run in place of a proposed command; raises :class:`ToolError` if it may
         not run. See :meth:`.approvals.ExecGate.admit`.
     :param hidden: files that commands find empty, where the kernel allows it.
+    :param sealed: a directory where they can write nothing, but for a workspace inside.
     """
 
     def __init__(
@@ -91,9 +92,11 @@ class Commands:
         admit: Admit,
         limits: CommandLimits = CommandLimits(),
         hidden: Sequence[Path] = (),
+        sealed: Path | None = None,
     ) -> None:
         self._spawn = spawn
         self._hidden = tuple(hidden)
+        self._sealed = sealed
         self._environment = command_environment(environment)
         self._admit = admit
         self._limits = limits
@@ -189,6 +192,8 @@ class Commands:
             isolate=self._limits.isolate,
             interactive=background,
             hidden=self._hidden,
+            sealed=self._sealed,
+            workspace=context.workspace.absolute(),
         )
         context.cancel.raise_if_cancelled()
         return self._start(context, text, order)

@@ -35,6 +35,7 @@ _LINUX = sys.platform == "linux"
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER = 1, 24, 36
 _CAP_SYS_ADMIN = 21
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID = 0x20000, 0x10000000, 0x20000000
+_MS_RDONLY, _MS_REMOUNT, _MS_REC = 0x1, 0x20, 0x4000
 _MS_BIND, _MS_PRIVATE, _MS_NOSUID_NODEV_NOEXEC = 0x1000, 0x44000, 0xE
 
 _TICK = 0.05  # seconds between two looks at the number of processes
@@ -85,7 +86,7 @@ def _middle(control: int, order: dict[str, Any], entered: int) -> NoReturn:
         keeper = os.fork()
         if keeper == 0:
             _die_with_parent()
-            _furnish(order["hidden"])
+            _furnish(order)
             os.write(entered, b"+")
             os.close(entered)
             _keep(control, order, isolated=True)
@@ -114,15 +115,26 @@ def _leave_namespaces(processes: int) -> None:
         _limit(resource.RLIMIT_NPROC, 8 * processes)  # it counts threads too
 
 
-def _furnish(hidden: list[str]) -> None:
-    """Give the new namespace a ``/proc`` of its own, and nothing to read where secrets are."""
+def _furnish(order: dict[str, Any]) -> None:
+    """Give the new namespace a ``/proc`` of its own, nothing to read where secrets are, and nothing
+    to write where the gateway keeps its state."""
     _call("mount", b"none", b"/", None, ctypes.c_ulong(_MS_PRIVATE), None)
-    for path in hidden:
+    if order["sealed"]:
+        with suppress(OSError):
+            _seal(os.fsencode(order["sealed"]), os.fsencode(order["workspace"]))
+    for path in order["hidden"]:
         with suppress(OSError):  # it does not exist
             _call("mount", b"/dev/null", os.fsencode(path), None, ctypes.c_ulong(_MS_BIND), None)
     _call("mount", b"proc", b"/proc", b"proc", ctypes.c_ulong(_MS_NOSUID_NODEV_NOEXEC), None)
     if os.geteuid() == 0:  # else the command could take the fresh one away and see the old one
         _call("prctl", _PR_CAPBSET_DROP, _CAP_SYS_ADMIN, 0, 0, 0)
+
+
+def _seal(directory: bytes, workspace: bytes) -> None:
+    """Make ``directory`` read-only, but for a workspace in it, which becomes a mount of its own before."""
+    _call("mount", workspace, workspace, None, ctypes.c_ulong(_MS_BIND), None)
+    _call("mount", directory, directory, None, ctypes.c_ulong(_MS_BIND | _MS_REC), None)
+    _call("mount", None, directory, None, ctypes.c_ulong(_MS_BIND | _MS_REMOUNT | _MS_RDONLY), None)
 
 
 def _keep(control: int, order: dict[str, Any], *, isolated: bool) -> None:

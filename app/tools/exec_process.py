@@ -50,6 +50,7 @@ class Order:
     :ivar isolate: in a PID namespace of its own, where the kernel allows it.
     :ivar interactive: standard input is a pipe to write to, else it is empty.
     :ivar hidden: files that are empty for the command, where it is isolated.
+    :ivar sealed: a directory that is read-only for it, but for ``workspace``, where it is isolated.
     """
 
     command: str
@@ -62,6 +63,8 @@ class Order:
     isolate: bool
     interactive: bool
     hidden: tuple[Path, ...] = ()
+    sealed: Path | None = None
+    workspace: Path = Path()
 
     def wire(self) -> bytes:
         """As the warden reads it."""
@@ -74,6 +77,8 @@ class Order:
             "isolate": self.isolate,
             "grace": self.grace,
             "hidden": [str(path) for path in self.hidden],
+            "sealed": str(self.sealed) if self.sealed else None,
+            "workspace": str(self.workspace),
         }
         return dumps(order) + b"\n"
 

@@ -25,7 +25,7 @@ _CHUNK_CHARS = 1_500
 _HEADING_CHARS = 200
 _SHOWN_CHARS = 50_000
 
-_HEADING = re.compile(r"(#{1,6})\s+(.*\S)")
+_HEADING = re.compile(r"(#{1,6})\s+(\S.*)")
 
 Stamp: TypeAlias = tuple[int, int, int]
 
@@ -127,7 +127,7 @@ def _sections(text: str) -> Iterator[tuple[str, list[_Numbered]]]:
             yield " ".join(trail.values()), section
             level = len(heading[1])
             trail = {above: title for above, title in trail.items() if above < level}
-            trail[level] = heading[2][:_HEADING_CHARS]
+            trail[level] = heading[2][:_HEADING_CHARS].rstrip()
             section = []
         section += [(number, line[at : at + _CHUNK_CHARS]) for at in range(0, len(line) or 1, _CHUNK_CHARS)]
     yield " ".join(trail.values()), section

@@ -110,18 +110,17 @@ def build_policy(everyone: ToolsConfig, agent: AgentToolsConfig, added: Iterable
     :param added: names or patterns of tools that the operator brought along, in code or from
         MCP servers. Bringing them is opting in, but for the two profiles that say it all.
     """
+    brought = frozenset(name.lower() for name in added)
     profile = agent.profile or everyone.profile
-    base = PROFILES[profile] if profile else _DEFAULT
-    if profile in {None, "coding"}:
-        base |= _expand(added)
+    base = _members_of(profile, brought)
     extra = _expand((*everyone.also_allow, *agent.also_allow))
     if profile is None:
         # Naming a tool is opting in: without a profile an allow list states the set itself.
         extra |= _expand((*(everyone.allow or ()), *(agent.allow or ())))
     return ToolPolicy(
         rules=(Rule(base | extra, frozenset()), _rule(everyone), _rule(agent)),
-        by_provider=(*_named(everyone.by_provider), *_named(agent.by_provider)),
-        by_channel=_named(everyone.by_channel),
+        by_provider=_named((*everyone.by_provider.items(), *agent.by_provider.items()), brought),
+        by_channel=_named(everyone.by_channel.items(), brought),
     )
 
 
@@ -130,15 +129,8 @@ def unknown_names(config: ToolPolicyConfig, known: Collection[str]) -> Iterator[
 
     :param known: all tools there are; a name that ends in ``*`` stands for whatever may come.
     """
-    every = {
-        *known,
-        *_FOREIGN,
-        *_ALIASES,
-        *GROUPS,
-        _OPENCLAW,
-        *(n for group in GROUPS.values() for n in group),
-    }
-    open_ended = [name for name in every if name.endswith("*")]
+    tools = {*known, *_FOREIGN, *(name for group in GROUPS.values() for name in group)}
+    words = {*tools, *_ALIASES, *GROUPS, _OPENCLAW}
     for key, names in (
         ("allow", config.allow or ()),
         ("deny", config.deny),
@@ -146,20 +138,40 @@ def unknown_names(config: ToolPolicyConfig, known: Collection[str]) -> Iterator[
     ):
         for name in names:
             lowered = name.strip().lower()
-            if not (_matches(lowered, every) or any(fnmatchcase(one, lowered) for one in every | {"*"})):
-                close = get_close_matches(lowered, every.difference(open_ended), 1)
+            if not (lowered in words or _may_mean(lowered, tools)):
+                close = get_close_matches(lowered, [word for word in words if "*" not in word], 1)
                 yield f'{key}: there is no tool "{name}"' + (f'; did you mean "{close[0]}"?' if close else "")
 
 
-def _named(policies: Mapping[str, ToolPolicyConfig]) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
-    return tuple((name, _rules(policy)) for name, policy in policies.items())
+def _may_mean(pattern: str, tools: Collection[str]) -> bool:
+    """True if ``pattern`` matches one of the tools, or one that a name ending in ``*`` stands for."""
+    beginning, star, _ = pattern.partition("*")
+    return any(
+        fnmatchcase(pattern, tool) or (star and tool.startswith(beginning))
+        if tool.endswith("*")
+        else star and fnmatchcase(tool, pattern)
+        for tool in tools
+    )
 
 
-def _rules(config: ToolPolicyConfig) -> tuple[Rule, ...]:
+def _members_of(profile: str | None, brought: frozenset[str]) -> frozenset[str]:
+    """What a profile, or none, leaves; ``brought`` are the operator's own tools."""
+    members = PROFILES[profile] if profile else _DEFAULT
+    return members | brought if profile in {None, "coding"} else members
+
+
+def _named(
+    policies: Iterable[tuple[str, ToolPolicyConfig]], brought: frozenset[str]
+) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
+    return tuple((name, _rules(policy, brought)) for name, policy in policies)
+
+
+def _rules(config: ToolPolicyConfig, brought: frozenset[str]) -> tuple[Rule, ...]:
     """A policy that narrows another one: its profile is one more limit."""
     if config.profile is None:
         return (_rule(config),)
-    return (Rule(PROFILES[config.profile] | _expand(config.also_allow), frozenset()), _rule(config))
+    members = _members_of(config.profile, brought)
+    return (Rule(members | _expand(config.also_allow), frozenset()), _rule(config))
 
 
 def _rule(config: ToolPolicyConfig) -> Rule:
@@ -178,7 +190,8 @@ def _expand(names: Iterable[str]) -> frozenset[str]:
 def _members(name: str) -> frozenset[str]:
     if name == _OPENCLAW:
         return BUILT_IN - GROUPS["group:fs"] - GROUPS["group:runtime"]
-    return GROUPS.get(name, frozenset({_ALIASES.get(name, name)}))
+    # Under its own name, too: a host application may have registered a tool called "bash".
+    return GROUPS.get(name, frozenset({name, _ALIASES.get(name, name)}))
 
 
 def _matches(name: str, patterns: frozenset[str] | set[str]) -> bool:

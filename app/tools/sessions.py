@@ -107,7 +107,7 @@ def session_tools(desk: SessionDesk) -> tuple[Tool, ...]:
         model: Annotated[str | None, Field(description="provider/model to use instead.")] = None,
         thinking: str | None = None,
         run_seconds: Annotated[
-            float, Field(alias="runTimeoutSeconds", ge=0, description="0 for the usual limit.")
+            float, Field(alias="runTimeoutSeconds", ge=0, le=86_400, description="0 for the usual limit.")
         ] = 0,
         wait: Annotated[
             _Seconds,

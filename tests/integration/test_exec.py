@@ -106,6 +106,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
             admit=admit,
             limits=CommandLimits(**limits),
             hidden=(tmp_path / "config.json", tmp_path / "missing.json"),
+            sealed=tmp_path,
         )
         events: list[ProgressEvent] = []
         context = ToolContext(
@@ -381,6 +382,16 @@ def test_many_quick_commands_leave_nothing_open(bench: Bench) -> None:
 
 
 # Secrets
+
+
+def test_a_command_can_write_to_its_workspace_and_to_nothing_else_of_the_state(
+    bench: Bench, tmp_path: Path
+) -> None:
+    bench.exec("echo mine > kept.txt; echo no > ../missing.json; mkdir ../skills; ls ..")
+
+    assert (tmp_path / "workspace" / "kept.txt").read_text() == "mine\n"
+    assert not (tmp_path / "missing.json").exists()
+    assert not (tmp_path / "skills").exists()
 
 
 def test_a_hidden_file_is_empty_for_commands_and_cannot_be_changed(bench: Bench, tmp_path: Path) -> None:

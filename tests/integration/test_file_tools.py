@@ -176,6 +176,17 @@ def test_an_edit_says_what_it_has_changed(workspace: Path, call: Call) -> None:
     assert (workspace / "f").read_text() == "one\n2\nTHree\n"
 
 
+def test_an_edit_of_many_lines_is_quick(workspace: Path, call: Call) -> None:
+    lines = "\n" * 400_000
+    (workspace / "f").write_text(f"{lines}one")
+    started = time.monotonic()
+
+    assert call("edit", path="f", oldText=f"{lines}one", newText=f"{lines}two") == (
+        "Edited f:\n@@ -400001,1 +400001,1 @@\n-one\n+two"
+    )
+    assert time.monotonic() - started < 2
+
+
 def test_several_edits_are_all_made_or_none(workspace: Path, call: Call, refusal: Call) -> None:
     (workspace / "f").write_text("one two three")
     first = {"oldText": "one", "newText": "1"}

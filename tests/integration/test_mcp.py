@@ -9,9 +9,11 @@ import sys
 import textwrap
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -62,7 +64,18 @@ def shop() -> Iterator[McpServers]:
 @pytest.fixture(scope="module")
 def zoo() -> Iterator[McpServers]:
     """Servers without the SDK, each with manners of its own; nobody breaks them either."""
-    manners = ("endless", "many", "moody", "numeric", "polite", "prattling", "strange", "touchy")
+    manners = (
+        "brooding",
+        "clumsy",
+        "endless",
+        "many",
+        "moody",
+        "numeric",
+        "polite",
+        "prattling",
+        "strange",
+        "touchy",
+    )
     with running(**{name: plain(name) for name in manners}) as servers:
         servers.tools()
         yield servers
@@ -134,6 +147,11 @@ class TestTools:
 
         assert max(len(tool.description) for tool in tools) == 4_000
         assert "strange__huge" not in names(zoo)
+
+    def test_a_schema_that_model_apis_refuse_costs_only_its_tool(self, zoo: McpServers) -> None:
+        assert names(zoo, "clumsy") == ["clumsy__either", "clumsy__fine"]
+        assert tool_of(zoo, "clumsy__either").parameters == {"type": "object", "properties": {}}
+        assert tool_of(zoo, "clumsy__fine").parameters["properties"] == {"a": {"anyOf": [{"type": "string"}]}}
 
     def test_a_schema_without_properties_gets_none(self, zoo: McpServers) -> None:
         assert tool_of(zoo, "polite__greet").parameters == {"type": "object", "properties": {}}
@@ -376,6 +394,9 @@ class TestBadServers:
         with pytest.raises(ToolError, match="moody gave an answer that cannot be used"):
             call(zoo, "moody__greet")
 
+    def test_a_pattern_that_never_ends_keeps_nobody_busy(self, zoo: McpServers) -> None:
+        assert call(zoo, "brooding__greet").endswith('a!"}')
+
     def test_a_line_without_end_ends_the_server_and_nothing_else(self) -> None:
         with running(loud=plain("shouting"), good=plain("polite")) as servers:
             servers.tools()
@@ -387,7 +408,42 @@ class TestBadServers:
             assert sdk_process().pid == child
 
 
+class _Packing(BaseHTTPRequestHandler):
+    """Answers every question with a gigabyte in a small parcel."""
+
+    def do_POST(self) -> None:
+        packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+        body = b"".join(packer.compress(bytes(1 << 20)) for _ in range(1024)) + packer.flush()
+        self.send_response(200)
+        for name, value in ("type", "application/json"), ("encoding", "gzip"), ("length", str(len(body))):
+            self.send_header(f"content-{name}", value)
+        self.end_headers()
+        with suppress(OSError):
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def packing_server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Packing) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}/mcp"
+        server.shutdown()
+
+
 class TestOverHttp:
+    def test_a_compressed_bomb_is_not_unpacked(self) -> None:
+        with packing_server() as url:
+            bomb = McpServer(transport="streamable-http", url=url)
+            with running(bomb=bomb, good=plain("polite")) as servers:
+                assert names(servers) == sorted(names(servers, "good__"))
+                (line,) = [line for line in servers.describe() if "bomb" in line]
+                memory = sdk_process().memory_info().rss
+        assert "it compresses its answers" in line
+        assert memory < 300 << 20
+
     def test_a_server_is_used_stopped_started_and_used_again(self) -> None:
         port = free_port()
         url = f"http://127.0.0.1:{port}/mcp"

@@ -62,6 +62,14 @@ def write(workspace: Path, name: str, text: str) -> Path:
     return path
 
 
+def test_a_line_that_is_made_to_be_slow_is_read_at_once(memory: Memory, workspace: Path) -> None:
+    write(workspace, "MEMORY.md", f"#{' ' * 500_000}\n# Food  \nSam eats no peanuts.\n")
+    started = time.monotonic()
+
+    assert "Sam eats no peanuts." in search(memory, workspace, "food")
+    assert time.monotonic() - started < 5
+
+
 def test_a_search_names_file_lines_and_words(memory: Memory, workspace: Path) -> None:
     write(
         workspace, "MEMORY.md", "# Me\n\n## Food\nSam eats no peanuts.\n\n## Work\nThe office is in Oslo.\n"

@@ -92,6 +92,13 @@ def test_html_in_another_charset_is_read(site: Site) -> None:
     assert "привет" in fetch(site.page("/t", page))
 
 
+def test_a_type_that_is_made_to_be_slow_is_read_at_once(site: Site) -> None:
+    url = site.page("/t", b"hello", f'text/plain; a="{";" * 60_000}')
+    started = time.monotonic()
+    assert "hello" in fetch(url)
+    assert time.monotonic() - started < 1
+
+
 @pytest.mark.parametrize(
     ("kind", "body"), [("image/png", b"\x89PNG"), ("application/pdf", b"%PDF"), ("", b"\0\1\2")]
 )

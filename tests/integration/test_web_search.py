@@ -101,6 +101,7 @@ Grey <b>heron</b></a></h2><a class="result__snippet" href="https://birds.example
 <div class="result results_links results_links_deep web-result "><h2 class="result__title">
 <a class="result__a"
  href="//duckduckgo.com/l/?uddg=https%3A%2F%2Fb.example%2F&amp;rut=1">Second</a></h2></div>
+<div class="result web-result"><a class="result__a" href="//[">No address at all</a></div>
 <div class="result web-result"><a class="result__a" href="javascript:alert(1)">Bad</a></div>
 </div></body></html>"""
 

@@ -80,7 +80,7 @@ class Office:
 def office(tmp_path: Path) -> Callable[..., Office]:
     for name in ("bin", "workspace"):
         (tmp_path / name).mkdir()
-    for program in ("bin/git", "bin/rm", "bin/python3", "workspace/mine"):
+    for program in ("bin/git", "bin/rm", "bin/python3", "bin/taskset", "workspace/mine"):
         (tmp_path / program).write_text("#!/bin/sh\n")
         (tmp_path / program).chmod(0o755)
     return lambda **policy: Office(tmp_path, ExecPolicy(**policy))
@@ -309,6 +309,7 @@ def test_what_is_always_allowed_is_not_asked_again(office: Callable[..., Office]
         ("rm x > y", {}),
         ("python3 x.py", {}),
         ("git; python3 x.py", {}),
+        ("taskset 1 rm", {}),
         ("{workspace}/mine", {}),
         ("missing", {}),
         ("git", {"GIT_PAGER": "rm"}),

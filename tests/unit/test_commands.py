@@ -96,7 +96,7 @@ def test_what_is_doubtful_is_not_judged(command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["git;rm -rf x", "git && rm", "./git", "rm", "gi", "gitx", "data", "missing"]
+    "command", ["git;rm -rf x", "git && rm", "./git", "rm", "gi", "gitx", "data", "missing", "g" * 300]
 )
 def test_nothing_passes_for_an_allowed_program_that_is_not_it(path: Path, command: str) -> None:
     assert judge(command, ["git"], str(path)) is None

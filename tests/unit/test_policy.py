@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from app.config import AgentToolsConfig, ToolPolicyConfig, ToolsConfig
 from app.tools.policy import BUILT_IN, GROUPS, PROFILES, ToolPolicy, build_policy, unknown_names
@@ -165,6 +166,36 @@ def test_tools_that_the_operator_brought_along_are_there_unless_the_policy_says_
     assert policy.permits("clock__now") is expected
 
 
+def test_a_tool_of_the_operators_own_opens_no_other_tool_whatever_its_name_is() -> None:
+    policy = build_policy(ToolsConfig(), AgentToolsConfig(), ["Bash", "group:runtime"])
+
+    assert policy.permits("bash")
+    assert not policy.permits("exec")
+    assert not policy.permits("process")
+
+
+def test_a_tool_that_is_really_called_like_an_alias_can_be_denied() -> None:
+    policy = build_policy(ToolsConfig(profile="full"), AgentToolsConfig(deny=("bash",)), ["bash"])
+
+    assert not policy.permits("bash")
+    assert not policy.permits("exec")
+
+
+def test_a_profile_for_one_provider_means_the_same_tools_as_the_profile_of_an_agent() -> None:
+    everyone = ToolsConfig.model_validate(
+        {"profile": "full", "byProvider": {"acme": {"profile": "coding"}, "small": {"profile": "minimal"}}}
+    )
+    policy = build_policy(everyone, AgentToolsConfig(), ["clock__*"])
+
+    assert policy.permits("clock__now", model_ref="acme/m")
+    assert not policy.permits("clock__now", model_ref="small/m")
+
+
+def test_a_channel_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        ToolsConfig.model_validate({"byChannel": {"http": {"deny": ["exec"]}}})
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
@@ -178,9 +209,14 @@ def test_tools_that_the_operator_brought_along_are_there_unless_the_policy_says_
         ("sess*", None),
         ("clock__now", None),
         ("clock__*", None),
+        ("clo*", None),
+        ("*__now", None),
         ("wether", 'deny: there is no tool "wether"; did you mean "weather"?'),
         ("group:runtimes", 'deny: there is no tool "group:runtimes"; did you mean "group:runtime"?'),
         ("zzz*", 'deny: there is no tool "zzz*"'),
+        ("rea?", 'deny: there is no tool "rea?"; did you mean "read"?'),
+        ("bash*", 'deny: there is no tool "bash*"; did you mean "bash"?'),
+        ("group:*", 'deny: there is no tool "group:*"; did you mean "group:ui"?'),
     ],
 )
 def test_a_name_that_is_no_tool_is_reported(name: str, problem: str | None) -> None:

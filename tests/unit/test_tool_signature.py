@@ -127,5 +127,18 @@ def test_nothing_inside_can_end_its_own_fence(text: str, source: str) -> None:
     assert shown.endswith("\nexternal>>>")
 
 
+@pytest.mark.parametrize("mark", ["<<<external", "external>>>"])
+def test_a_mark_cannot_be_put_together_from_what_is_left_of_others(mark: str) -> None:
+    nested = f"{mark[:5]}{mark}{mark[5:]}"
+
+    assert fenced("x", nested).count(mark) == 1
+    assert fenced(nested, "a page").count(mark) == 1
+
+
+@pytest.mark.parametrize("mark", ["<<<External", "EXTERNAL>>>"])
+def test_a_mark_in_other_letters_is_broken_up_too(mark: str) -> None:
+    assert mark not in fenced(f"a {mark} b", mark)
+
+
 def test_the_text_is_inside_as_it_is() -> None:
     assert "\nline one\n  line two\n" in fenced("line one\n  line two", "a page")

@@ -31,6 +31,7 @@ import ctypes
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -44,6 +45,8 @@ import anyio
 import httpx2
 import mcp_types as types
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
+from jsonschema import Draft202012Validator, FormatChecker
+from jsonschema.exceptions import SchemaError
 from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
@@ -56,6 +59,9 @@ _LONGEST_RESULT = 200_000
 _LONGEST_DESCRIPTION = 4_000
 _LONGEST_SCHEMA = 32_768
 _LONGEST_LISTING = _MIB
+# What model APIs do not take beside the properties. The server itself still checks its arguments.
+_NOT_ON_TOP = frozenset({"allOf", "anyOf", "const", "enum", "not", "oneOf"})
+_PROPERTY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MOST_TOOLS = 256
 _MOST_PAGES = 100
 _MOST_GARBAGE = 1_000
@@ -239,6 +245,7 @@ class _Server:
         async with AsyncExitStack() as stack:
             async with asyncio.timeout(self._spec["start_timeout"]):
                 await stack.enter_async_context(client)
+                client.session.validate_tool_result = _accept  # type: ignore[method-assign]
                 await self._publish(client)
             try:
                 async with anyio.create_task_group() as tasks:
@@ -281,6 +288,11 @@ class _Server:
         self._gateway.tell("tools", server=self._name, tools=tools, left_out=left_out)
 
 
+async def _accept(name: str, result: types.CallToolResult) -> None:
+    """In place of the SDK's check of a result against its schema: it becomes text for a model anyway, and
+    a pattern in the schema could keep this process, and with it all other servers, busy for ever."""
+
+
 async def _list_tools(client: Client) -> tuple[list[dict[str, Any]], int]:
     """The server's tools within limits, and how many more it has."""
     listed: list[dict[str, Any]] = []
@@ -303,18 +315,25 @@ async def _list_tools(client: Client) -> tuple[list[dict[str, Any]], int]:
 
 def _entry(tool: types.Tool) -> dict[str, Any] | None:
     """One tool as the gateway wants it; None for one that no model could use."""
-    try:
-        schema = json.dumps(tool.input_schema, allow_nan=False)
-    except (ValueError, RecursionError):
-        return None
-    if not tool.name or len(schema) > _LONGEST_SCHEMA:
+    schema = {key: value for key, value in tool.input_schema.items() if key not in _NOT_ON_TOP}
+    if not tool.name or not _is_usable(schema):
         return None
     return {
         "name": tool.name,
         "description": (tool.description or tool.title or "")[:_LONGEST_DESCRIPTION],
-        "schema": tool.input_schema,
+        "schema": schema,
         "read_only": bool(tool.annotations and tool.annotations.read_only_hint),
     }
+
+
+def _is_usable(schema: dict[str, Any]) -> bool:
+    """True for a schema that model APIs accept: a single bad one makes them refuse the whole request."""
+    try:
+        size = len(json.dumps(schema, allow_nan=False))
+        Draft202012Validator.check_schema(schema, FormatChecker(formats=()))
+    except (ValueError, RecursionError, SchemaError):
+        return False
+    return size <= _LONGEST_SCHEMA and all(map(_PROPERTY.fullmatch, schema.get("properties", {})))
 
 
 def _text_of(result: types.CallToolResult) -> str:
@@ -368,8 +387,9 @@ async def _http(spec: dict[str, Any]) -> AsyncIterator[tuple[Any, Any]]:
     """The SDK's transport, with the configured headers and a bound on what it reads into memory."""
     timeout = httpx2.Timeout(30.0, read=300.0)
     hooks: dict[str, list[Callable[..., Any]]] = {"request": [_hurry], "response": [_bound]}
+    headers = {"accept-encoding": "identity", **spec["headers"]}
     async with (
-        httpx2.AsyncClient(headers=spec["headers"], timeout=timeout, event_hooks=hooks) as http,
+        httpx2.AsyncClient(headers=headers, timeout=timeout, event_hooks=hooks) as http,
         streamable_http_client(spec["url"], http_client=http) as streams,
     ):
         yield streams
@@ -382,7 +402,9 @@ async def _hurry(request: httpx2.Request) -> None:
 
 
 async def _bound(response: httpx2.Response) -> None:
-    """The SDK limits the events of a stream, but not a body of JSON."""
+    """The SDK limits the events of a stream, but neither a body of JSON nor what unpacking makes of it."""
+    if response.headers.get("content-encoding", "identity").lower() not in {"", "identity"}:
+        raise _Broken("it compresses its answers although it was asked not to")
     if not response.headers.get("content-type", "").lower().startswith("text/event-stream"):
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         response.stream = _Bounded(response.stream)

@@ -50,7 +50,7 @@ def choose_engine(settings: SearchSettings) -> SearchProvider:
         return Tavily(key, settings.base_url or _TAVILY, settings.timeout)
     if name == "searxng":
         if not settings.base_url:
-            raise ConfigError("The search provider searxng needs tools.web.search.baseUrl.")
+            raise ConfigError("tools.web.search.baseUrl: the search provider searxng needs it.")
         return SearXNG(settings.base_url, settings.timeout)
     return DuckDuckGo(settings.base_url or _DUCKDUCKGO, settings.timeout)
 
@@ -253,7 +253,7 @@ def _scraped(html: str, base_url: str) -> list[SearchResult] | None:
 
 def _scraped_hit(box: Any, base_url: str) -> SearchResult | None:
     titles, snippets = box.find_class("result__a"), box.find_class("result__snippet")
-    url = _unwrapped(urljoin(base_url, titles[0].get("href") or "")) if titles else None
+    url = _unwrapped(base_url, titles[0].get("href") or "") if titles else None
     if not _is_web(url) or "result--ad" in box.get("class"):
         return None
     return SearchResult(_spaced(titles[0]), str(url), _spaced(snippets[0]) if snippets else "")
@@ -263,9 +263,13 @@ def _spaced(element: Any) -> str:
     return " ".join(str(element.text_content()).split())
 
 
-def _unwrapped(url: str) -> str:
-    """The address behind one of DuckDuckGo's own redirects."""
-    wrapped = parse_qs(urlsplit(url).query).get("uddg") if "/l/?" in url else None
+def _unwrapped(base_url: str, link: str) -> str | None:
+    """The address behind a link, which may be one of DuckDuckGo's own redirects; None if it has none."""
+    try:
+        url = urljoin(base_url, link)
+        wrapped = parse_qs(urlsplit(url).query).get("uddg") if "/l/?" in url else None
+    except ValueError:
+        return None
     return wrapped[0] if wrapped else url
 
 

@@ -26,6 +26,7 @@ _MIB = 1 << 20
 _CACHE_BYTES = 16 * _MIB
 _MAX_CHARS = 1_000_000
 _EXCERPT_BYTES, _EXCERPT_CHARS = 4096, 300
+_LONGEST_TYPE = 256
 _EXTRACTOR = Path(__file__).with_name("extract_child.py")
 
 _HTML = frozenset({"text/html", "application/xhtml+xml"})
@@ -146,8 +147,9 @@ def _shown(page: Page, limit: int) -> str:
 def _content_type(response: WebResponse) -> tuple[str, str | None]:
     """The media type, which is one that can be read, and the charset if it is declared."""
     header = Message()
-    header["content-type"] = response.headers.get("content-type", "")
-    declared = response.headers.get("content-type", "").strip()
+    # Longer ones say nothing more, and `email` takes seconds for the worst of them.
+    declared = response.headers.get("content-type", "").strip()[:_LONGEST_TYPE]
+    header["content-type"] = declared
     kind, charset = header.get_content_type() if declared else "", header.get_param("charset")
     if not kind and _LOOKS_LIKE_HTML.match(response.body[:_EXCERPT_BYTES]):
         kind = "text/html"

@@ -102,7 +102,9 @@ class Guard:
             self._networks.append(ip_network(entry, strict=False))
         except ValueError:
             if "/" in entry:
-                raise ConfigError(f"{entry!r} is not a network such as 10.0.0.0/8.") from None
+                raise ConfigError(
+                    f"tools.web.fetch.allowPrivate: {entry!r} is no host and no network such as 10.0.0.0/8."
+                ) from None
             self._hosts.append(entry)
 
 

@@ -20,6 +20,13 @@ STRANGE = [
     {"name": "x" * 100, "description": "d" * 100_000, "inputSchema": {"type": "object"}},
     {"name": "huge", "inputSchema": {"type": "object", "description": "d" * 100_000}},
 ]
+CLUMSY = [
+    {"name": "fine", "inputSchema": {"type": "object", "properties": {"a": {"anyOf": [{"type": "string"}]}}}},
+    {"name": "either", "inputSchema": {"type": "object", "anyOf": [{"required": ["a"]}], "not": {}}},
+    {"name": "typo", "inputSchema": {"type": "object", "properties": {"a": {"type": "strin"}}}},
+    {"name": "money", "inputSchema": {"type": "object", "properties": {"a price in $": {"type": "string"}}}},
+]
+SLOW = {"type": "object", "properties": {"answer": {"type": "string", "pattern": "^(a+)+$"}}}
 
 
 def send(**message: Any) -> None:
@@ -32,6 +39,10 @@ def tools() -> dict[str, Any]:
             return {"tools": [{**GREET, "name": f"tool{n:05}"} for n in range(10_000)]}
         case "endless":
             return {"tools": [], "nextCursor": "again"}
+        case "clumsy":
+            return {"tools": CLUMSY}
+        case "brooding":
+            return {"tools": [{**GREET, "outputSchema": SLOW}]}
         case "strange":
             return {"tools": STRANGE}
         case "swapped":
@@ -65,6 +76,8 @@ def call(name: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
             sys.stdout.write("x" * 20_000_000)
         case "moody":
             return {"content": "this is not a list"}
+        case "brooding":
+            return {"content": [], "structuredContent": {"answer": "a" * 40 + "!"}}
         case "numeric":
             return {"content": [], "structuredContent": {"answer": 42}}
     return {"content": [{"type": "text", "text": text}]}
