@@ -14,6 +14,13 @@ from .messages import FinishReason, Usage
 
 
 @dataclass(frozen=True, slots=True)
+class RunStarted:
+    """The run has left its lanes and begins; Unix milliseconds."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
     """More of the visible answer. All deltas of a run concatenate to its final text."""
 
@@ -106,7 +113,8 @@ class RunCancelled:
 
 
 ProgressEvent: TypeAlias = (
-    TextDelta
+    RunStarted
+    | TextDelta
     | ReasoningDelta
     | ToolStarted
     | ToolUpdated

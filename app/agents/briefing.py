@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
-from ..messages import SamplingParams, UserMessage
+from ..messages import Message, SamplingParams, UserMessage
 from ..providers.base import ModelInfo, ModelRequest, ToolSpec
 from ..tools.registry import Tool
 from .compaction import INSTRUCTIONS
-from .context import repaired, without_images
+from .context import repaired, tokens_of, without_images
 from .conversation import fixed_tokens
 from .models import Candidate, merge_params
 from .prompt import PromptInput, build_prompt
@@ -17,6 +18,7 @@ from .registry import Agent
 from .skills import Skill
 from .turn import Harness, TurnInput
 
+_NEWS = "[The gateway tells you what has happened since the last turn:\n{}]"
 _FOCUS = "Whoever asks for it wants this above all: {}"
 
 
@@ -41,6 +43,10 @@ class Briefing:
         self._harness = harness
         self._skills = tuple(skills)
         self._briefs: dict[str, Brief] = {}
+        # A session key may tell who is talking, and be longer than the 64 characters that are taken.
+        self._cache_key = sha256(turn.session_key.encode(errors="replace")).hexdigest()[:32]
+        lines = "\n".join(f"- {' '.join(line.split())}" for line in turn.news)
+        self._news = (UserMessage.of(_NEWS.format(lines)),) if lines else ()
         tools = (tool for tool in harness.tools.tools if self.permits(tool.name))
         self.tools: Mapping[str, Tool] = {tool.name: tool for tool in tools}
 
@@ -68,7 +74,9 @@ class Briefing:
         """
         info, brief = candidate.info, self.brief(candidate)
         behind = () if nudge is None else (UserMessage.of(nudge),)
-        messages = repaired(self._turn.conversation.fitted(self.budget(info) - brief.tokens, behind))
+        conversation = self._turn.conversation
+        room = conversation.room(self.budget(info), brief.tokens) - tokens_of(self._news)
+        messages = repaired(self._with_news(conversation.fitted(room, behind)))
         return ModelRequest(
             model=candidate.model,
             system=brief.system,
@@ -77,8 +85,15 @@ class Briefing:
             params=_within(info, merge_params(self._agent.params, self._turn.params)),
             timeouts=candidate.timeouts,
             credential=credential,
-            cache_key=self._turn.session_key,
+            cache_key=self._cache_key,
         )
+
+    def _with_news(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """What happened since the last turn goes before the newest question: all that stands before
+        that stays as it was, so that a provider finds it in its cache."""
+        asked = (i for i in range(len(messages) - 1, -1, -1) if isinstance(messages[i], UserMessage))
+        place = next(asked, len(messages))
+        return (*messages[:place], *self._news, *messages[place:])
 
     def _make_brief(self, candidate: Candidate) -> Brief:
         permitted = (tool for tool in self.tools.values() if self.permits(tool.name, candidate.ref))
@@ -93,7 +108,7 @@ class Briefing:
                 main_session=self._turn.main_session,
                 purpose=self._turn.purpose,
                 small=candidate.info.small,
-                facts=(*self._harness.facts(), *self._turn.news),
+                facts=tuple(self._harness.facts()),
                 limits=self._harness.prompt_limits,
             )
         )

@@ -25,7 +25,7 @@ INSTRUCTIONS = (
 _SHORTEST = 20
 _QUOTED_RESULT = 2_000  # characters of one tool result that the summariser sees
 _QUOTED_TEXT = 20_000
-_CURRENT = "\n\nThe request that is being worked on, word for word:\n{}"
+_CURRENT = "\n\nThe request that is being worked on, word for word:\n"
 
 Summarise: TypeAlias = Callable[[str], str]
 
@@ -83,7 +83,7 @@ def compact(
     for text in _chunks(messages[:cut], chunk):
         summary = _summary(summary, text, summarise)
     assert summary is not None, "a cut leaves at least one message to summarise"
-    return Compacted(summary + _current_request(messages, cut), cut)
+    return Compacted(summary + _current_request(messages, cut, previous, chunk), cut)
 
 
 def _summary(previous: str | None, text: str, summarise: Summarise) -> str:
@@ -98,12 +98,16 @@ def _summary(previous: str | None, text: str, summarise: Summarise) -> str:
     return summary
 
 
-def _current_request(messages: Sequence[Message], cut: int) -> str:
-    """The question being worked on, if the cut has passed it."""
+def _current_request(messages: Sequence[Message], cut: int, previous: str | None, longest: int) -> str:
+    """The question being worked on, if the cut has passed it, in at most ``longest`` characters."""
     if any(isinstance(message, UserMessage) for message in messages[cut:]):
         return ""
     asked = next((m for m in reversed(messages[:cut]) if isinstance(m, UserMessage)), None)
-    return _CURRENT.format(asked.text) if asked else ""
+    if asked is not None:
+        return _CURRENT + _short(asked.text, longest)
+    # An earlier cut of this turn has passed it already.
+    _, mark, text = (previous or "").rpartition(_CURRENT)
+    return mark + text if mark else ""
 
 
 def _chunks(messages: Sequence[Message], limit: int) -> Iterator[str]:

@@ -53,15 +53,15 @@ class Conversation:
 
         :param fixed: estimated tokens of all that is not conversation.
         """
-        if not self._scale:
-            estimate = fixed + self.message_tokens
-            ratio = self._counted / estimate if self._counted else 1.0
-            self._scale = min(max(ratio, _LEAST_SCALE), _MOST_SCALE)
-        return int((fixed + self.message_tokens) * self._scale)
+        return int((fixed + self.message_tokens) * self._measured(fixed))
 
-    def fitted(self, budget: int, nudge: Sequence[Message]) -> tuple[Message, ...]:
-        """Summary, messages and ``nudge``, cut down to ``budget`` tokens where they are larger."""
-        room = int(budget / (self._scale or 1.0)) - tokens_of(nudge)
+    def room(self, budget: int, fixed: int) -> int:
+        """What is left for messages and summary of a prompt of ``budget`` real tokens, in estimated ones."""
+        return int(budget / self._measured(fixed)) - fixed
+
+    def fitted(self, room: int, nudge: Sequence[Message]) -> tuple[Message, ...]:
+        """Summary, messages and ``nudge``, cut down to ``room`` where they are larger."""
+        room -= tokens_of(nudge)
         if self.message_tokens <= room:
             return (*self._head(), *self.messages, *nudge)
         head = self._head()
@@ -75,6 +75,13 @@ class Conversation:
         half = self.message_tokens // 2
         self._scale = (self._scale or 1.0) * 2
         return half
+
+    def _measured(self, fixed: int) -> float:
+        """Real tokens for an estimated one, from what a provider counted for the last prompt."""
+        if not self._scale:
+            ratio = self._counted / (fixed + self.message_tokens) if self._counted else 1.0
+            self._scale = min(max(ratio, _LEAST_SCALE), _MOST_SCALE)
+        return self._scale
 
     def compact(self, keep: int, chunk: int, summarise: Summarise) -> Compacted | None:
         """See :func:`.compaction.compact`; nothing here changes before :meth:`replace`."""

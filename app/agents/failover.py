@@ -46,7 +46,6 @@ class ModelCaller:
     :param time_left: seconds of the run's budget; no wait begins that it would cut short.
     :param pause: waits so many seconds, ``cancel.sleep`` by default.
     :param clock: seconds, never going back.
-    :ivar attempts: how many calls were begun.
     :ivar answered_by: ``provider/model`` of the last answer, of the first candidate until then.
     :ivar calls: all calls that are over, in order.
     """
@@ -68,7 +67,6 @@ class ModelCaller:
         self._pause = pause or cancel.sleep
         self._clock = clock
         self._waited = 0.0
-        self.attempts = 0
         self.answered_by = candidates[0].ref
         self.calls: list[ModelCall] = []
 
@@ -125,7 +123,6 @@ class ModelCaller:
     ) -> Generator[ModelEvent, None, ProviderError | None]:
         """One call. Returns its failure if nobody has seen a word of the answer."""
         visible, started = False, self._clock()
-        self.attempts += 1
         try:
             for event in candidate.provider.stream(request, self._cancel):
                 visible = visible or isinstance(event, TextDelta)

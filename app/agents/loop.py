@@ -39,6 +39,7 @@ _COMPACTED = "Compacted ({:,} → {:,} tokens)."
 _SHORT_ENOUGH = "Nothing to compact."
 _BAD_CALLS = 3
 _COMPACTIONS = 2
+_TIGHT = 200  # tokens; a summary and what it is followed by need more
 _BRIEF = 500  # tokens; a summary of so little would be no shorter
 
 _log = get_logger("agent")
@@ -109,6 +110,8 @@ class Turn:
             self._keep(message)
             self._close_message()
             self._run_tools(calls, problems)
+            for told, number in self._input.steering():
+                self._conversation.add(told, number)
             rounds += 1
         self.record.last = message
         self.record.finish_reason = done.finish_reason
@@ -145,9 +148,10 @@ class Turn:
     def _call_model(self, last_word: str | None) -> ModelDone:
         self._make_room_if_needed()
         done = self._stream_message(last_word, with_tools=last_word is None)
-        if self._is_blank(done):
+        # After a tool's result a model may have said all before; one that was cut off has not.
+        if self._is_blank(done) and (last_word or not self.record.finished):
             done = self._stream_message(_NUDGE, with_tools=last_word is None)
-            if self._is_blank(done):
+            if self._is_blank(done) and not self.record.finished:
                 raise ProviderError(ProviderReason.EMPTY, "The model gave an empty answer.")
         if done.finish_reason in ("length", "content_filter"):
             # The calls may be cut off in the middle of their arguments.
@@ -155,12 +159,11 @@ class Turn:
         return done
 
     def _is_blank(self, done: ModelDone) -> bool:
-        """True if nothing was written although nothing the caller asked for explains it."""
-        shown = self.record.finished or self.record.pieces
+        """True if the message says nothing although nothing the caller asked for explains it."""
         messages = self._conversation.messages
         prefilled = bool(messages) and isinstance(messages[-1], AssistantMessage)
         explained = done.finish_reason != "stop" or self._input.params.stop or prefilled
-        return not (shown or done.tool_calls or explained)
+        return not (self.record.pieces or done.tool_calls or explained)
 
     def _stream_message(self, nudge: str | None, *, with_tools: bool) -> ModelDone:
         try:
@@ -214,7 +217,8 @@ class Turn:
             self.record.pieces = []
 
     def _count(self, usage: Usage | None) -> None:
-        if usage is None:
+        if usage is None:  # nobody can tell what it has cost
+            self.record.cost = None
             return
         self.record.usage += usage
         self.record.context_tokens = usage.total
@@ -231,9 +235,18 @@ class Turn:
 
     def _make_room_if_needed(self) -> None:
         primary = self._agent.candidates[0]
+        window = primary.info.context_window
         fixed = self._briefing.brief(primary).tokens
-        if self._conversation.tokens(fixed) > self._briefing.budget(primary.info):
-            self._compact(min(self._harness.compaction.keep, primary.info.context_window * 3 // 10))
+        room = self._conversation.room(self._briefing.budget(primary.info), fixed)
+        if self._conversation.message_tokens <= room:
+            return
+        if room >= _TIGHT:
+            self._compact(min(self._harness.compaction.keep, window * 3 // 10, room // 2))
+            return
+        _log.warning(
+            "agent %s: prompt and tools (%d tokens) leave no room for a conversation in %s (%d)",
+            self._agent.id, fixed, primary.ref, window,
+        )  # fmt: skip
 
     def _make_room(self) -> None:
         """The provider found the prompt too long, whatever the estimate said."""
@@ -263,6 +276,7 @@ class Turn:
         if result is None or not self._compacted(result.summary, self._conversation.number(result.kept)):
             return None
         self._conversation.replace(result)
+        self.record.context_tokens = 0  # what was counted before is no measure of what is left
         event = ContextCompacted(before, self._conversation.message_tokens)
         self._emit(event)
         return event

@@ -11,10 +11,12 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from ..providers.base import ToolSpec
 from ..tools.files import read_inside
+from ..tools.policy import GROUPS
 from ..tools.registry import ToolError
 from .skills import Skill, prompt_section
 
@@ -23,6 +25,8 @@ MEMORY_FILE = "MEMORY.md"
 
 # Who it is and whom it serves is the main agent's business; a sub-agent has one task.
 _SUB_AGENT_FILES = ("AGENTS.md", "TOOLS.md")
+
+_WITH_PATHS = GROUPS["group:fs"] | GROUPS["group:runtime"]
 
 # The built-in model reads some 260 tokens a second: its prompt stays under 300 tokens.
 _SMALL_FILES = ("SOUL.md", "IDENTITY.md")
@@ -100,7 +104,7 @@ def _full_form(prompt: PromptInput) -> Iterator[str]:
     skills = prompt_section(prompt.skills, prompt.workspace) if "read" in names else ""
     yield _conduct(names, skilled=bool(skills))
     yield skills
-    if names:
+    if names & _WITH_PATHS:
         yield _workspace(prompt.workspace)
     yield from _workspace_files(prompt.workspace, _file_names(prompt), prompt.limits)
     if prompt.caller:
@@ -127,6 +131,7 @@ def _tools(tools: Iterable[ToolSpec]) -> str:
     return "\n".join(("## Tools", "You have these and no others.", *lines)) if lines else ""
 
 
+@lru_cache(maxsize=1_000)
 def _first_sentence(text: str) -> str:
     return _SENTENCE_END.split(" ".join(text.split()), 1)[0]
 
@@ -182,7 +187,7 @@ def _file_text(workspace: Path, name: str, limit: int) -> str:
 
 
 def _without_middle(beginning: str, end: str, name: str, limit: int) -> str:
-    notice = f"\n[… {name} is longer than shown here; read the file for the rest …]\n"
+    notice = f"\n[… {name} is longer than shown here …]\n"
     room = max(0, limit - len(notice))
     head = room * 7 // 9
     return (beginning[:head] + notice + end[len(end) - (room - head) :])[:limit]

@@ -87,6 +87,7 @@ class SkillSettings:
     """What decides whether a skill is offered.
 
     :ivar entries: the owner's settings by the skill's name.
+    :ivar untrusted: roots whose skills get no variables: agents can write there.
     :ivar environment: the variables that an agent's commands see, ``PATH`` among them.
     :ivar config: the configuration by its keys; a skill may want one of them to be set.
     """
@@ -95,6 +96,7 @@ class SkillSettings:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     config: Mapping[str, object] = field(default_factory=dict, repr=False)
     platform: str = sys.platform
+    untrusted: frozenset[Path] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +235,7 @@ class _Gates(_Part):
 
 
 _Name: TypeAlias = Annotated[
-    str, StringConstraints(strip_whitespace=True, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")
+    str, StringConstraints(strip_whitespace=True, max_length=64, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]+$")
 ]
 
 
@@ -321,6 +323,8 @@ def _on_offer(
     for name, ((root, folder), manifest) in sorted(by_name.items()):
         gates = manifest.gates
         entry = settings.entries.get(gates.skill_key or name, SkillEntry())
+        if root in settings.untrusted:  # whoever can write there would get the secrets by writing a name
+            entry = SkillEntry(entry.enabled)
         env = {gates.primary_env: entry.api_key} if gates.primary_env and entry.api_key else {}
         env.update(entry.env)
         if entry.enabled and not manifest.hidden and _is_ready(gates, settings, env, programs):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 
-from ..messages import AssistantMessage, FinishReason, SamplingParams, Usage
+from ..messages import AssistantMessage, FinishReason, Message, SamplingParams, Usage
 from ..sessions.records import ModelCall
 from ..tools.registry import ToolRegistry
 from .calls import Spawn
@@ -59,6 +59,8 @@ class TurnInput:
     :ivar withheld: tools that this run does not get whatever the policy says.
     :ivar purpose: of a sub-agent, what it was started for; empty for everybody else.
     :ivar news: what happened since the last turn, a line each.
+    :ivar steering: asked after each round of tools: stored messages, with their numbers in the
+        transcript, that came in meanwhile and go to the model now.
     """
 
     run_id: str
@@ -75,6 +77,7 @@ class TurnInput:
     news: tuple[str, ...] = ()
     off_the_clock: Callable[[], AbstractContextManager[None]] = nullcontext
     time_left: Callable[[], float] = lambda: inf
+    steering: Callable[[], Sequence[tuple[Message, int]]] = tuple
 
 
 @dataclass(slots=True)

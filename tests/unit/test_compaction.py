@@ -229,4 +229,29 @@ def test_a_provider_that_finds_the_prompt_too_long_is_believed() -> None:
     conversation.halve()
 
     assert conversation.tokens(0) == 2 * size
-    assert tokens_of(conversation.fitted(size, ())) <= tokens_of(whole) / 2 + 150
+    assert tokens_of(conversation.fitted(conversation.room(size, 0), ())) <= tokens_of(whole) / 2 + 150
+
+
+def test_a_question_that_fills_the_window_does_not_fill_the_summary() -> None:
+    messages = [UserMessage.of("begin " + "x" * 50_000 + " end"), *rounds(6)[1:]]
+
+    result = compact(messages, None, keep=200, chunk=1_000, summarise=Summariser(SUMMARY))
+
+    assert result is not None
+    assert len(result.summary) < 1_500
+    assert "begin" in result.summary
+    assert result.summary.endswith(" end")
+
+
+def test_the_question_being_worked_on_survives_any_number_of_cuts() -> None:
+    conversation = Conversation(rounds(6), [0] * 13)
+    for number in range(3):
+        result = conversation.compact(200, 1_000, Summariser(f"{SUMMARY} Step {number}."))
+        assert result is not None
+        conversation.replace(result)
+        for message in rounds(6)[1:]:
+            conversation.add(message, 0)
+
+    assert conversation.summary is not None
+    assert conversation.summary.endswith("word for word:\ndo it all")
+    assert conversation.summary.count("do it all") == 1

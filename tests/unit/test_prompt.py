@@ -169,14 +169,25 @@ def test_the_short_form_is_the_same_to_the_byte(tmp_path: Path) -> None:
         facts=("The date is 2026-11-23.",),
     )
 
-    notice = "[… IDENTITY.md is longer than shown here; read the file for the rest …]"
+    notice = "[… IDENTITY.md is longer than shown here …]"
     assert text == (
         "You are a helpful AI assistant named Ada.\n\n"
         "## Tools\n- exec: Run a command, e.g. a test. It may go on in the background.\n\n"
         "## SOUL.md\nBe kind.\n\n"
-        f"## IDENTITY.md\n{'x' * 403}\n{notice}\n{'x' * 116}\n\n"
+        f"## IDENTITY.md\n{'x' * 425}\n{notice}\n{'x' * 122}\n\n"
         "Speak French."
     )
+
+
+def test_an_agent_without_tools_for_files_is_told_of_none(tmp_path: Path) -> None:
+    status = ToolSpec("session_status", "Tell which session this is.", {})
+    (tmp_path / "AGENTS.md").write_text("x" * 2_000)
+
+    text = prompt(tmp_path, tools=(status,), limits=PromptLimits(1_000, 60_000))
+
+    assert "## Workspace" not in text
+    assert "read the file" not in text
+    assert "## Workspace" in prompt(tmp_path, tools=(status, EXEC))
 
 
 @pytest.mark.parametrize("middle", [5_000, 50_000_000])

@@ -343,3 +343,16 @@ def test_a_skill_is_listed_by_name_description_and_place(tmp_path: Path) -> None
         f"- shared: Of all agents. ({tmp_path}/state/shared/SKILL.md)",
     ]
     assert prompt_section([], workspace) == ""
+
+
+def test_a_skill_that_agents_can_write_themselves_gets_no_variables(tmp_path: Path) -> None:
+    trusted, own = tmp_path / "state", tmp_path / "workspace"
+    for root, name in ((trusted, "mail"), (own, "post")):
+        (root / name).mkdir(parents=True)
+        (root / name / "SKILL.md").write_text(f"---\nname: {name}\ndescription: Send.\n---\nSend.\n")
+    secret = SkillEntry(env={"PASSWORD": "x"})
+    settings = SkillSettings(entries={"mail": secret, "post": secret}, untrusted=frozenset({own}))
+
+    skills = {skill.name: skill.env for skill in Skills((trusted, own), settings).current()}
+
+    assert skills == {"mail": {"PASSWORD": "x"}, "post": {}}
