@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,11 +20,11 @@ from ..errors import ConfigError, GatewayDraining, GatewayError, InvalidRequest,
 from ..events import RunCancelled, RunCompleted, RunFailed, TerminalEvent
 from ..log import get_logger
 from ..messages import AssistantMessage, Message, SamplingParams
-from ..sessions.records import EndStatus, Loaded, NewEntry, RunEnd, RunStart, Session, SessionSettings
+from ..sessions.records import EndStatus, Entry, Loaded, NewEntry, RunEnd, RunStart, Session, SessionSettings
 from ..sessions.store import Store
 from .budget import TimeBudget
 from .freshness import ResetPolicy
-from .run import Run
+from .run import Run, RunRequest
 
 # Work is split further only as deep as the configuration says; these tools never go deeper at all.
 SUB_AGENT_WITHHELD = frozenset(
@@ -39,6 +40,7 @@ class RunParts:
 
     :ivar resolve_model: the candidate for ``provider/model``; raises :class:`ConfigError`.
     :ivar news: each gives, once, what happened in a session since its last turn.
+    :ivar retell: takes a line back that did not reach an answer.
     :ivar main_key: the session key of an agent's own conversation.
     :ivar spawn_depth: how deep sub-agents may have sub-agents of their own.
     :ivar new_id: makes session ids.
@@ -49,6 +51,7 @@ class RunParts:
     harness: Harness
     resolve_model: Callable[[str], Candidate]
     news: Sequence[Callable[[str], list[str]]]
+    retell: Callable[[str, str], None]
     reset: ResetPolicy
     main_key: Callable[[str], str]
     spawn_depth: int
@@ -68,6 +71,7 @@ class Attempt:
         self._params = run.request.params
         self._session_id: str | None = None
         self._begun = False
+        self._heard: tuple[str, ...] = ()
 
     def open_session(self) -> Conversation:
         """Store what is new before any model is called; the conversation as it then stands.
@@ -86,12 +90,17 @@ class Attempt:
             raise InvalidRequest(f"The session belongs to agent {session.agent_id!r}.", param="session_key")
         self._choose_model(session.settings if session else SessionSettings())
         history = [entry.message for entry in loaded.history]
-        fresh = mark_unfinished(history, new_messages(history, request.messages))
+        fresh = () if self._goes_on(loaded.history) else _fresh(history, request.messages)
         first = self._begin(session.id if session else self._new_id(), fresh)
         numbers = [*(entry.seq for entry in loaded.history), *range(first, first + len(fresh))]
         return _conversation([*history, *fresh], numbers, session)
 
-    def turn(self, conversation: Conversation, budget: TimeBudget) -> Turn:
+    def turn(
+        self,
+        conversation: Conversation,
+        budget: TimeBudget,
+        steering: Callable[[], Sequence[tuple[Message, int]]],
+    ) -> Turn:
         """The turn to run; :attr:`record` is then its record."""
         request, harness = self.run.request, self._parts.harness
         turn = Turn(
@@ -111,15 +120,29 @@ class Attempt:
                 news=self._news(),
                 off_the_clock=budget.paused,
                 time_left=lambda: budget.left,
+                steering=steering,
             ),
             harness,
             cancel=self.run.token,
-            emit=self.run.stream.put,
+            emit=self.run.publish,
             store=self._append,
             compacted=None if self._session_id is None else self._compacted,
         )
         self.record = turn.record
         return turn
+
+    def take_over(self, request: RunRequest) -> list[tuple[Message, int]]:
+        """Store what another run of this session was to ask, as its part of this turn.
+
+        :returns: its messages with their numbers in the transcript.
+        :raises StoreError: nothing could be stored.
+        """
+        first = self._parts.store.begin(self._start(request, self._session_id), request.messages)
+        return list(zip(request.messages, itertools.count(first)))
+
+    def was_told(self) -> None:
+        """Another run has stored what this one asks: only its end is left to record."""
+        self._begun = True
 
     def cancelled(self, reason: CancelReason) -> TerminalEvent:
         """How the run ends if it was cancelled for ``reason``."""
@@ -129,8 +152,18 @@ class Attempt:
             return RunFailed(GatewayDraining())
         return RunCancelled(reason)
 
+    def waits_on(self, ending: TerminalEvent) -> bool:
+        """True for a queued run that only a new process can begin."""
+        stopped = isinstance(ending, RunFailed) and isinstance(ending.error, GatewayDraining)
+        return self.run.request.detached and not self._begun and stopped
+
     def record_end(self, ending: TerminalEvent) -> TerminalEvent:
         """Store how the run ended; if that fails, the run has failed."""
+        if not isinstance(ending, RunCompleted):
+            for line in self._heard:
+                self._parts.retell(self.run.request.session_key, line)
+        if self.waits_on(ending):
+            return ending
         try:
             if not self._begun:
                 self._begin(None, ())
@@ -183,12 +216,17 @@ class Attempt:
             _log.warning("session %s: %s The agent's own model answers.", request.session_key, error)
         self.record.model_ref = self.agent.model_ref
 
+    def _goes_on(self, history: Sequence[Entry]) -> bool:
+        """True if this run was interrupted before, and nothing has been said since."""
+        return bool(history) and history[-1].run_id == self.run.id and history[-1].stop != "aborted"
+
     def _news(self) -> tuple[str, ...]:
         """What the agent has to hear; it stays where it is while nobody listens."""
         request = self.run.request
         if request.compact is not None:
             return ()
-        return tuple(line for source in self._parts.news for line in source(request.session_key))
+        self._heard = tuple(line for source in self._parts.news for line in source(request.session_key))
+        return self._heard
 
     def _withheld(self) -> frozenset[str]:
         depth = self.run.request.depth
@@ -196,8 +234,13 @@ class Attempt:
         return spawn | SUB_AGENT_WITHHELD if depth else spawn
 
     def _begin(self, session_id: str | None, messages: Sequence[Message]) -> int:
-        request = self.run.request
-        start = RunStart(
+        first = self._parts.store.begin(self._start(self.run.request, session_id), messages)
+        self._session_id = session_id
+        self._begun = True
+        return first
+
+    def _start(self, request: RunRequest, session_id: str | None) -> RunStart:
+        return RunStart(
             id=request.run_id,
             session_key=request.session_key,
             session_id=session_id,
@@ -206,11 +249,8 @@ class Attempt:
             model=self.agent.model_ref,
             created_at=request.created_at,
             parent_key=request.parent_key,
+            known=request.detached,
         )
-        first = self._parts.store.begin(start, messages)
-        self._session_id = session_id
-        self._begun = True
-        return first
 
     def _append(self, messages: Sequence[Message]) -> int:
         entries = [NewEntry(message, "tool_calls") for message in messages]
@@ -260,6 +300,10 @@ def error_of(ending: TerminalEvent) -> GatewayError | None:
     if isinstance(ending, RunFailed):
         return ending.error
     return RunAborted(ending.reason) if isinstance(ending, RunCancelled) else None
+
+
+def _fresh(history: Sequence[Message], asked: Sequence[Message]) -> tuple[Message, ...]:
+    return mark_unfinished(history, new_messages(history, asked))
 
 
 def _pinned(agent: Agent, candidate: Candidate) -> Agent:

@@ -24,7 +24,7 @@ from .run import RunRequest
 from .service import RunService
 
 # Name -> (arguments, what it does). One without arguments is a command only if it stands alone.
-_COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
+COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "new": ("[model] [text]", "begin a new conversation; the text is its first message"),
         "reset": ("[model] [text]", "the same as /new"),
@@ -71,7 +71,7 @@ def parse_command(text: str) -> Command | None:
     if match is None:
         return None
     name, rest = match[1].lower(), match[2] or ""
-    if name not in _COMMANDS or (rest.strip() and not _COMMANDS[name][0]):
+    if name not in COMMANDS or (rest.strip() and not COMMANDS[name][0]):
         return None
     return Command(name, rest)
 
@@ -151,6 +151,16 @@ class ChatSurface:
         stopped = self._runs.cancel_session(session_key, CancelReason.USER)
         self._commands.kill_session(session_key)
         return stopped
+
+    def configure(self, agent_id: str, session_key: str, settings: SessionSettings) -> None:
+        """Settle what a person has chosen, also for a session in which nothing was said yet.
+
+        :raises StoreError: the state could not be written.
+        """
+        now = self._clock()
+        if not self._store.configure(session_key, settings, now):
+            self._store.create(session_key, self._new_id(), agent_id, now)
+            self._store.configure(session_key, settings, now)
 
     def usage_line(self, run_id: str) -> str | None:
         """What to say after the answer of a finished run; None if nobody wants to know."""
@@ -257,11 +267,7 @@ class ChatSurface:
         return f"Usage after each answer: {choice}."
 
     def _configure(self, place: _Place, settings: SessionSettings) -> _Place:
-        """Settle it, for a session in which nothing was said yet, too."""
-        now = self._clock()
-        if not self._store.configure(place.key, settings, now):
-            self._store.create(place.key, self._new_id(), place.agent.id, now)
-            self._store.configure(place.key, settings, now)
+        self.configure(place.agent.id, place.key, settings)
         return replace(place, session=self._store.session(place.key))
 
     def _candidate(self, place: _Place) -> tuple[Candidate, str]:
@@ -332,5 +338,5 @@ def _count(number: int, what: str) -> str:
 
 
 def _help() -> str:
-    lines = (f"/{name} {arguments}".rstrip() + f": {what}" for name, (arguments, what) in _COMMANDS.items())
+    lines = (f"/{name} {arguments}".rstrip() + f": {what}" for name, (arguments, what) in COMMANDS.items())
     return "\n".join((*lines, "Anything else goes to the agent."))

@@ -148,7 +148,7 @@ def text_event(text: str) -> dict[str, Any]:
 
 def answered(text: str) -> dict[str, Any]:
     """The end of a turn that took no run: the gateway itself has answered."""
-    result = {"payloads": [{"text": text, "mediaUrl": None}], "meta": {}}
+    result = {"payloads": _payloads(text), "meta": {}}
     return {"type": "end", "runId": None, "status": "ok", "summary": "completed", "result": result}
 
 
@@ -159,7 +159,7 @@ def outcome(event: TerminalEvent, run_id: str, store: Store) -> dict[str, Any]:
     except StoreError:  # who asked gets the answer even if its record cannot be read
         record = None
     text = event.text if isinstance(event, RunCompleted) else ""
-    result = _report(record, text) if record else {"payloads": [], "meta": {}}
+    result = {"payloads": _payloads(text), "meta": _meta(record) if record else {}}
     if isinstance(event, RunCompleted):
         return {"runId": run_id, "status": "ok", "summary": "completed", "result": result}
     error = event.error if isinstance(event, RunFailed) else RunAborted(event.reason)
@@ -174,24 +174,25 @@ def outcome(event: TerminalEvent, run_id: str, store: Store) -> dict[str, Any]:
     }
 
 
-def _report(run: RunRecord, text: str) -> dict[str, Any]:
-    """``{"payloads": [...], "meta": {...}}`` for a recorded run and its visible text."""
+def _payloads(text: str) -> list[dict[str, Any]]:
+    return [{"text": text, "mediaUrl": None}] if text else []
+
+
+def _meta(run: RunRecord) -> dict[str, Any]:
+    """What is recorded of a run."""
     provider, _, model = run.model.partition("/")
     return {
-        "payloads": [{"text": text, "mediaUrl": None}] if text else [],
-        "meta": {
-            "durationMs": max(0, (run.ended_at or run.created_at) - run.created_at),
-            "agentMeta": {
-                "sessionId": run.session_id,
-                "sessionKey": run.session_key,
-                "provider": provider,
-                "model": model,
-                "usage": usage_json(run.usage) | ({} if run.cost is None else {"cost": {"total": run.cost}}),
-            },
-            "aborted": run.status == "cancelled",
-            "stopReason": run.finish_reason,
-            **({"executionTrace": {"attempts": [_attempt(call) for call in run.calls]}} if run.calls else {}),
+        "durationMs": max(0, (run.ended_at or run.created_at) - run.created_at),
+        "agentMeta": {
+            "sessionId": run.session_id,
+            "sessionKey": run.session_key,
+            "provider": provider,
+            "model": model,
+            "usage": usage_json(run.usage) | ({} if run.cost is None else {"cost": {"total": run.cost}}),
         },
+        "aborted": run.status == "cancelled",
+        "stopReason": run.finish_reason,
+        **({"executionTrace": {"attempts": [_attempt(call) for call in run.calls]}} if run.calls else {}),
     }
 
 

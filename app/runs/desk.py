@@ -6,19 +6,21 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ..agents.models import effort_of
+from ..agents.models import THINKING, effort_of
 from ..cancel import CancelReason, CancelToken
-from ..errors import GatewayError
+from ..errors import GatewayError, StoreError
 from ..events import TERMINAL, RunCompleted, RunFailed, TerminalEvent
 from ..messages import AssistantMessage, Message, SamplingParams, ToolMessage, UserMessage
 from ..sessions.keys import sub_agent_key
 from ..sessions.records import Session
 from ..sessions.store import Store
 from ..tools.registry import ToolContext, ToolError
+from ..tools.untrusted import fenced
 from .executor import Executor
 from .news import NewsBoard
 from .run import Run, RunRequest
@@ -26,6 +28,7 @@ from .service import RunService
 
 _SHOWN = 4_000
 _PURPOSE = 300
+_TOLD = 1_000
 
 
 class Desk:
@@ -105,7 +108,7 @@ class Desk:
         key = sub_agent_key(context.agent_id, str(uuid.uuid4()))
         request = replace(
             self._request(context, context.agent_id, key, task),
-            params=SamplingParams(reasoning_effort=effort_of(thinking)),
+            params=SamplingParams(reasoning_effort=effort_of(_level(thinking))),
             model=model or self._default_model,
             timeout=run_seconds,
             purpose=" ".join((label or task).split())[:_PURPOSE],
@@ -154,16 +157,13 @@ class Desk:
         """Drain a child's stream to its end, in a thread of its own."""
         ending = _last_event(run)
         forget()
+        run.cancel(CancelReason.USER)  # if it failed, nobody waits for those that it has started
         self._give_place(context.run_id)
         if not outcome.set(ending):
-            text = ending.text if isinstance(ending, RunCompleted) else "It failed or was stopped."
-            name = run.request.purpose or run.id
-            self._news.post(
-                context.session_key,
-                f"Sub-agent {name!r} (session {run.request.session_key}) has finished: {text}",
-            )
+            self._news.post(context.session_key, _news_of(run.request, ending))
         if not keep:
-            self._store.delete_session(run.request.session_key)
+            with suppress(StoreError):  # a gateway that is closing; then it stays
+                self._store.delete_session(run.request.session_key)
 
     def _take_place(self, run_id: str) -> None:
         with self._lock:
@@ -181,15 +181,20 @@ class Desk:
     def _visible(self, context: ToolContext) -> list[Session]:
         if context.session_key == self._main_key(context.agent_id):
             return self._store.list_sessions(context.agent_id, 1_000)
-        own = self._store.load(context.session_key).session
+        own = self._store.session(context.session_key)
         children = self._store.list_sessions(None, 1_000, parent_key=context.session_key)
         return [*([own] if own else []), *children]
 
     def _check(self, context: ToolContext, key: str) -> Session:
-        for session in self._visible(context):
-            if session.key == key:
-                return session
-        raise ToolError(f"There is no session {key!r} that this conversation can see.")
+        session = self._store.session(key)
+        if session is None or session.archived_at is not None or not self._sees(context, session):
+            raise ToolError(f"There is no session {key!r} that this conversation can see.")
+        return session
+
+    def _sees(self, context: ToolContext, session: Session) -> bool:
+        if context.session_key == self._main_key(context.agent_id):
+            return session.agent_id == context.agent_id
+        return context.session_key in (session.key, session.parent_key)
 
     @property
     def _service(self) -> RunService:
@@ -213,10 +218,11 @@ class _Outcome:
         forget = cancel.on_cancel(self._ready.set)
         self._ready.wait(seconds)
         forget()
-        with self._lock:
+        with self._lock:  # whoever comes later is told that nobody waits
             self._waiting = False
+            ending = self._ending
         cancel.raise_if_cancelled()
-        return self._ending
+        return ending
 
     def set(self, ending: TerminalEvent) -> bool:
         """Hand over the event; True if somebody was waiting for it."""
@@ -239,6 +245,20 @@ def _last_event(run: Run) -> TerminalEvent:
 
 def _reason(ending: TerminalEvent) -> str:
     return str(ending.error) if isinstance(ending, RunFailed) else "The run was cancelled."
+
+
+def _news_of(request: RunRequest, ending: TerminalEvent) -> str:
+    name = f"Sub-agent {request.purpose!r} (session {request.session_key})"
+    if isinstance(ending, RunCompleted):
+        # It may have read what strangers wrote, and news are part of the system prompt.
+        return f"{name} has finished: {fenced(ending.text[:_TOLD], 'its answer')}"
+    return f"{name} has failed: {_reason(ending)}"
+
+
+def _level(thinking: str | None) -> str | None:
+    if thinking is not None and thinking not in THINKING:
+        raise ToolError(f"There is no level of thinking {thinking!r}. It is one of {', '.join(THINKING)}.")
+    return thinking
 
 
 def _row(session: Session) -> dict[str, Any]:

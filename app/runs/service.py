@@ -1,8 +1,8 @@
 """Runs: admitted here, executed here, recorded here, whichever channel asked.
 
 The life of a run: admitted (or refused), its place taken in its session's lane, a thread
-started; there it waits for its lane, loads the session, waits for the global lane, stores
-the new messages, takes its turn, stores the answer together with its end, gives its places
+started; there it waits for its lane, loads the session, stores the new messages, waits for
+the global lane, takes its turn, stores the answer together with its end, gives its places
 back and then, last of all, puts the one terminal event on its stream.
 """
 
@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 from ..agents.registry import Agent, AgentRegistry
 from ..cancel import Cancelled, CancelReason
-from ..errors import GatewayBusy, GatewayDraining, GatewayError, InvalidRequest
-from ..events import RunCompleted, RunFailed, TerminalEvent
+from ..errors import GatewayBusy, GatewayDraining, GatewayError, InvalidRequest, StoreError
+from ..events import RunCompleted, RunFailed, RunStarted, TerminalEvent
 from ..log import get_logger
-from ..messages import AssistantMessage, UserMessage
+from ..messages import AssistantMessage, Message, UserMessage
 from .attempt import STATUS, Attempt, RunParts, error_of
 from .budget import TimeBudget
 from .executor import Executor
 from .lanes import Lane, Place, SessionLanes
-from .run import Run, RunRequest
+from .run import Observer, Run, RunRequest
 
 _log = get_logger("run")
 
@@ -44,6 +45,21 @@ class RunLimits:
     pending: int
     per_session: int
     sub_agents: int = 8
+
+
+@dataclass(slots=True)
+class _Admitted:
+    """A live run and its place in its session's lane.
+
+    :ivar stage: a run is ``entering`` until its asker has been told that it will come. One that then
+        waits is ``claimed`` by the one before it, which then has ``told`` what it asks; else it has
+        ``begun`` once it is its turn. Guarded by the service's lock.
+    """
+
+    run: Run
+    agent: Agent
+    place: Place
+    stage: Literal["entering", "waiting", "begun", "claimed", "told"] = "entering"
 
 
 class RunService:
@@ -68,15 +84,17 @@ class RunService:
         self._limits = limits
         self._tick = tick
         self._on_end = on_end
+        self._observers: tuple[Observer, ...] = ()
         self._ticking = False
         self._sessions = SessionLanes(limits.per_session)
         self._global = Lane(limits.concurrent)
         self._sub_agents: dict[int, Lane] = {}  # by depth: nobody waits in its own children's way
         # Reentrant: a condition on a plain lock finds out whether it is held by trying to take it,
         # and under gevent every such try is a trip through the event loop.
-        self._lock = threading.RLock()  # guards _live, _draining and _ticking
+        self._lock = threading.RLock()  # guards _live, _telling, _draining and _ticking
         self._idle = threading.Condition(self._lock)
-        self._live: dict[str, Run] = {}
+        self._live: dict[str, _Admitted] = {}
+        self._telling = 0  # runs that are over but for their terminal event
         self._draining = False
 
     @property
@@ -89,44 +107,70 @@ class RunService:
         """True once no more runs are admitted."""
         return self._draining
 
-    def start(self, request: RunRequest) -> Run:
+    def start(self, request: RunRequest, admitted: Callable[[], None] | None = None) -> Run:
         """Admit a run and start it; its events come on ``run.stream``.
 
+        :param admitted: called before the first event, when nothing but a lack of threads can
+            refuse the run any more. If it raises, so does this, and there is no run.
         :raises AgentNotFound: no such agent.
         :raises InvalidRequest: the agent's model cannot take what the request holds.
         :raises GatewayBusy, SessionBusy, GatewayDraining: not admitted.
         """
         agent = self._agents.get(request.agent_id)
         _check_abilities(agent, request)
-        run = Run(request)
+        run = Run(request, self._observers)
         with self._lock:
             if self._draining:
                 raise GatewayDraining
             if len(self._live) >= self._limits.pending:
                 raise GatewayBusy
-            place = self._sessions.enter(request.session_key)
-            self._live[run.id] = run
+            live = _Admitted(run, agent, self._sessions.enter(request.session_key))
+            self._live[run.id] = live
+        try:
+            if admitted is not None:
+                admitted()
+            self._launch(live)
+        except BaseException:
+            self._forget(live)
+            raise
+        return run
+
+    def _launch(self, live: _Admitted) -> None:
+        with self._lock:
+            live.stage = "waiting"
         try:
             self._keep_ticking()
-            self._executor.spawn(f"run-{run.id}", lambda: self._execute(run, agent, place))
+            self._executor.spawn(f"run-{live.run.id}", lambda: self._execute(live))
         except RuntimeError:  # the system has no more threads to give
-            self._forget(run, place)
             raise GatewayBusy from None
-        return run
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Show the events of all runs that start from now on to ``observer``, whoever asked for them.
+
+        Returns a function that ends this for later runs.
+        """
+        with self._lock:
+            self._observers = (*self._observers, observer)
+        return lambda: self._forget_observer(observer)
+
+    def _forget_observer(self, observer: Observer) -> None:
+        with self._lock:
+            self._observers = tuple(one for one in self._observers if one is not observer)
 
     def get(self, run_id: str) -> Run | None:
         """The live run with this id."""
-        return self._live.get(run_id)
+        live = self._live.get(run_id)
+        return live.run if live else None
 
     def cancel(self, run_id: str, reason: CancelReason) -> bool:
         """Ask a live run to stop; True if it was live."""
-        run = self._live.get(run_id)
-        return run is not None and run.cancel(reason)
+        live = self._live.get(run_id)
+        return live is not None and live.run.cancel(reason)
 
     def of_session(self, key: str) -> list[Run]:
         """The live runs of a session; at most the first one runs, the others wait."""
         with self._lock:
-            return [run for run in self._live.values() if run.request.session_key == key]
+            return [live.run for live in self._live.values() if live.run.request.session_key == key]
 
     def cancel_session(self, key: str, reason: CancelReason) -> list[str]:
         """Ask all live runs of a session, and of the sub-agents it has started, to stop.
@@ -134,7 +178,7 @@ class RunService:
         :returns: the ids of the session's own that nobody had asked before.
         """
         with self._lock:
-            children = [run for run in self._live.values() if run.request.parent_key == key]
+            children = [live.run for live in self._live.values() if live.run.request.parent_key == key]
         stopped = [run.id for run in self.of_session(key) if run.cancel(reason)]
         for child in children:
             child.cancel(reason)
@@ -149,11 +193,12 @@ class RunService:
             self._draining = True
             self._idle.wait_for(lambda: not self._live, seconds)
             left = list(self._live.values())
-        for run in left:
-            run.cancel(CancelReason.SHUTDOWN)
+        for live in left:
+            live.run.cancel(CancelReason.SHUTDOWN)
         with self._lock:
             if not self._idle.wait_for(lambda: not self._live, 5):
                 _log.error("%d runs did not stop in time", len(self._live))
+            self._idle.wait_for(lambda: not self._telling, 1)  # then nobody is told anything any more
 
     def _keep_ticking(self) -> None:
         """Nudge all readers again and again, as long as there are runs."""
@@ -164,19 +209,23 @@ class RunService:
 
     def _nudge(self) -> None:
         with self._lock:
-            runs = list(self._live.values())
+            everybody = list(self._live.values())
             self._ticking = False
         self._keep_ticking()
-        for run in runs:
-            run.stream.nudge()
+        for live in everybody:
+            live.run.stream.nudge()
 
-    def _execute(self, run: Run, agent: Agent, place: Place) -> None:
-        """The body of a run's thread. Never raises; ends with the terminal event."""
+    def _execute(self, live: _Admitted) -> None:
+        """The body of a run's thread. Never raises; ends with the terminal event.
+
+        A run that the next process begins has no end in this one.
+        """
         started = time.monotonic()
-        attempt = Attempt(run, agent, self._parts)
+        run = live.run
+        attempt = Attempt(run, live.agent, self._parts)
         ending: TerminalEvent
         try:
-            self._take_turn(attempt, place)
+            self._take_turn(attempt, live)
             record = attempt.record
             ending = RunCompleted(record.text, record.finish_reason, record.usage)
         except Cancelled as cancelled:
@@ -190,12 +239,24 @@ class RunService:
         if isinstance(ending, RunCompleted) and not run.request.ephemeral:
             run.token.settle()  # its reader leaves now, and what it has started goes on
         self._clean_up(attempt, ending)
-        self._forget(run, place)
+        with self._lock:
+            self._telling += 1
+        self._forget(live)
         _log.info(
             "run %s agent=%s session=%s %s in %.0f ms",
-            run.id, agent.id, run.request.session_key, _outcome(ending), 1000 * (time.monotonic() - started),
-        )  # fmt: skip
-        run.stream.put(ending)
+            run.id,
+            live.agent.id,
+            run.request.session_key,
+            _outcome(ending),
+            1000 * (time.monotonic() - started),
+        )
+        try:
+            if not attempt.waits_on(ending):  # for its asker nothing has ended
+                run.publish(ending)
+        finally:
+            with self._lock:
+                self._telling -= 1
+                self._idle.notify_all()
 
     def _lane(self, depth: int) -> Lane:
         if not depth:
@@ -210,15 +271,18 @@ class RunService:
         except Exception:  # the answer is stored: nothing here may take it back
             _log.exception("cleaning up after run %s failed", attempt.run.id)
 
-    def _forget(self, run: Run, place: Place) -> None:
-        self._sessions.leave(run.request.session_key, place)
+    def _forget(self, live: _Admitted) -> None:
+        self._sessions.leave(live.run.request.session_key, live.place)
         with self._lock:
-            del self._live[run.id]
+            del self._live[live.run.id]
             self._idle.notify_all()
 
-    def _take_turn(self, attempt: Attempt, place: Place) -> None:
+    def _take_turn(self, attempt: Attempt, live: _Admitted) -> None:
         run, token = attempt.run, attempt.run.token
-        place.wait(token)
+        live.place.wait(token)
+        if not self._begins(live):
+            attempt.was_told()
+            return
         lane = self._lane(run.request.depth)
         slot: Place | None = None
         budget = TimeBudget(self._executor, attempt.timeout, partial(run.cancel, CancelReason.TIMEOUT))
@@ -226,7 +290,8 @@ class RunService:
             conversation = attempt.open_session()
             slot = lane.enter()
             slot.wait(token)
-            turn = attempt.turn(conversation, budget)
+            run.publish(RunStarted(self._parts.clock()))
+            turn = attempt.turn(conversation, budget, lambda: self._steering(attempt))
             if run.request.compact is None:
                 turn.run()
             else:
@@ -235,6 +300,50 @@ class RunService:
             budget.stop()
             if slot is not None:
                 slot.leave()
+
+    def _begins(self, live: _Admitted) -> bool:
+        """Whether it is this run's turn; False if what it asks was told to the run before it.
+
+        :raises Cancelled: the gateway stops, and the next process can begin the run.
+        :raises StoreError: it was to be told, and could not be stored.
+        """
+        with self._lock:
+            if live.stage == "waiting":
+                if self._draining and live.run.request.detached:
+                    raise Cancelled(CancelReason.SHUTDOWN)
+                live.stage = "begun"
+            if live.stage == "claimed":
+                raise StoreError("What was asked could not be stored.")
+            return live.stage == "begun"
+
+    def _steering(self, attempt: Attempt) -> Sequence[tuple[Message, int]]:
+        """What the runs that wait right behind this one have to say to it; they are over with that."""
+        told: list[tuple[Message, int]] = []
+        for live in self._claim(attempt.run.request.session_key):
+            try:
+                told += attempt.take_over(live.run.request)
+                with self._lock:
+                    live.stage = "told"
+            finally:
+                live.place.call()
+        return told
+
+    def _claim(self, key: str) -> Iterator[_Admitted]:
+        """The first of the waiting runs of a session, up to one that wants a turn of its own."""
+        with self._lock:
+            waiting = [
+                live
+                for live in self._live.values()
+                if live.run.request.session_key == key and live.stage in ("entering", "waiting")
+            ]
+        for live in waiting:
+            if live.stage == "entering" or not live.run.request.steer:
+                return
+            live.run.token.settle()
+            if not live.run.token.cancelled:
+                with self._lock:
+                    live.stage = "claimed"
+                yield live
 
 
 def _outcome(ending: TerminalEvent) -> str:

@@ -10,6 +10,10 @@ from ..messages import Message, Usage
 Stop: TypeAlias = Literal["stop", "length", "tool_calls", "content_filter", "aborted", "note"]
 EndStatus: TypeAlias = Literal["completed", "failed", "cancelled"]
 RunStatus: TypeAlias = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
+
+# How a run ended that ends only because the gateway did; it may begin again.
+INTERRUPTED = ("interrupted", "gateway_unavailable")
+
 UsageGroup: TypeAlias = Literal["day", "agent", "model", "session"]
 
 
@@ -39,11 +43,17 @@ class SessionSettings:
     :ivar model: ``provider/model``, which is then used without fallbacks.
     :ivar thinking: a level of thinking.
     :ivar usage: what is shown of it under an answer: ``off``, ``tokens`` or ``full``.
+    :ivar label: what the person calls it.
+    :ivar verbose: whether tool calls are shown: ``off``, ``on`` or ``full``.
+    :ivar reasoning: whether the model's reasoning is shown: ``off``, ``on`` or ``stream``.
     """
 
     model: str | None = None
     thinking: str | None = None
     usage: str | None = None
+    label: str | None = None
+    verbose: str | None = None
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +61,7 @@ class Session:
     """A conversation. Tokens and cost are the sums over its finished runs, ``model`` is the last one's.
 
     :ivar model: "" before the first run.
-    :ivar active_at: when somebody last asked something; decides when a conversation is stale.
+    :ivar active_at: when somebody last asked something or was answered; decides when a conversation is stale.
     :ivar context_tokens: size of the last prompt, 0 if nobody has counted.
     :ivar summary: stands for all messages before ``kept_from``; None while all of them are sent.
     :ivar kept_from: ``seq`` of the first message that still goes to the model, 1 without a summary.
@@ -93,7 +103,10 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class RunStart:
-    """A run at its beginning; without ``session_id`` it is ephemeral and keeps no transcript."""
+    """A run at its beginning; without ``session_id`` it is ephemeral and keeps no transcript.
+
+    :ivar known: there may be a record of it already, from when it was queued or interrupted.
+    """
 
     id: str
     session_key: str
@@ -103,6 +116,15 @@ class RunStart:
     model: str
     created_at: int
     parent_key: str | None = None
+    known: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedRun:
+    """A run that has not begun; ``request`` is whatever its asker needs to begin it."""
+
+    id: str
+    request: str
 
 
 @dataclass(frozen=True, slots=True)

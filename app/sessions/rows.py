@@ -82,6 +82,11 @@ def run_row(run: RunStart) -> dict[str, Any]:
     }
 
 
+def queued_row(run: RunStart, request: str) -> dict[str, Any]:
+    """The row of ``runs`` for a run that has yet to begin."""
+    return run_row(run) | {"status": "queued", "request": request}
+
+
 def run_end(end: RunEnd) -> dict[str, Any]:
     """What the end of a run changes in its row."""
     return {

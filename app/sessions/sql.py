@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from sqlalchemy import (
     func,
     insert,
     literal_column,
+    or_,
     select,
     update,
 )
@@ -33,11 +34,25 @@ from ..log import get_logger
 from ..messages import Message
 from ..wire import clean
 from .keys import ARCHIVED
-from .records import Loaded, NewEntry, Run, RunEnd, RunStart, Session, SessionSettings, UsageQuery, UsageRow
+from .records import (
+    INTERRUPTED,
+    Entry,
+    Loaded,
+    NewEntry,
+    QueuedRun,
+    Run,
+    RunEnd,
+    RunStart,
+    Session,
+    SessionSettings,
+    UsageQuery,
+    UsageRow,
+)
 from .rows import (
     empty_session_row,
     entry_of,
     message_row,
+    queued_row,
     run_end,
     run_of,
     run_row,
@@ -48,7 +63,7 @@ from .rows import (
 )
 from .sqlite import Database, open_database
 from .store import Offload, Store
-from .tables import is_live, is_open, messages, runs, sessions
+from .tables import is_live, is_open, is_queued, messages, runs, sessions
 
 T = TypeVar("T")
 
@@ -59,6 +74,17 @@ _HISTORY = (
     select(messages.c.seq, messages.c.body, messages.c.stop, messages.c.created_at, messages.c.run_id)
     .where(messages.c.session_id == bindparam("this_session"), messages.c.seq >= bindparam("first"))
     .order_by(messages.c.seq)
+)
+_OF_RUN = _HISTORY.where(messages.c.run_id == bindparam("this_run"))
+_NEWEST = _HISTORY.order_by(None).order_by(messages.c.seq.desc()).limit(bindparam("at_most"))
+_ENDS = (
+    select(messages)
+    .join(sessions, sessions.c.id == messages.c.session_id)
+    .where(
+        messages.c.session_id.in_(bindparam("these", expanding=True)),
+        or_(messages.c.seq == 1, messages.c.seq == sessions.c.message_count),
+    )
+    .order_by(messages.c.session_id, messages.c.seq)
 )
 _NEW_SESSION = insert(sessions)
 _NEW_RUN = insert(runs)
@@ -76,12 +102,14 @@ _SETTLE = _EXTEND.values(
     cost=sessions.c.cost + bindparam("more_cost"),
     context_tokens=func.coalesce(bindparam("last_context"), sessions.c.context_tokens),
     model=bindparam("last_model"),
+    active_at=bindparam("now"),
 )
 _CLOSE_RUN = (
     update(runs)
     .where(runs.c.id == bindparam("this_run"), is_open)
     .values(
-        {
+        {"request": None}
+        | {
             name: bindparam(f"new_{name}")
             for name in (
                 *("status", "finish_reason", "model", "error_code", "error_message", "ended_at", "attempts"),
@@ -92,9 +120,26 @@ _CLOSE_RUN = (
     )
     .returning(runs.c.session_id)
 )
+_AGAIN = {"finish_reason": None, "error_code": None, "error_message": None, "ended_at": None}
+_WAS_INTERRUPTED = and_(runs.c.status == "failed", runs.c.error_code.in_(INTERRUPTED))
+_TAKE_OVER = (
+    update(runs)
+    .where(runs.c.id == bindparam("this_run"), or_(is_queued, _WAS_INTERRUPTED))
+    .values(
+        _AGAIN
+        | {"status": "in_progress", "request": None}
+        | {name: bindparam(f"new_{name}") for name in ("session_id", "channel", "model")}
+    )
+)
+_QUEUE_AGAIN = (
+    update(runs)
+    .where(runs.c.id == bindparam("this_run"), or_(is_queued, _WAS_INTERRUPTED))
+    .values(_AGAIN | {"status": "queued", "request": bindparam("new_request")})
+)
+_QUEUED = select(runs.c.id, runs.c.request).where(is_open, is_queued).order_by(runs.c.created_at, runs.c.id)
 _INTERRUPT = (
     update(runs)
-    .where(is_open)
+    .where(is_open, ~is_queued)
     .values(
         status="failed",
         error_code="interrupted",
@@ -102,8 +147,9 @@ _INTERRUPT = (
         ended_at=bindparam("now"),
     )
 )
-_RUN = select(runs).where(runs.c.id == bindparam("this_run"))
-_RUNS = select(runs).order_by(runs.c.created_at.desc(), runs.c.id).limit(bindparam("at_most"))
+_RECORD = select(*(column for column in runs.c if column.name != "request"))
+_RUN = _RECORD.where(runs.c.id == bindparam("this_run"))
+_RUNS = _RECORD.order_by(runs.c.created_at.desc(), runs.c.id).limit(bindparam("at_most"))
 _RUNS_OF_KEY = _RUNS.where(runs.c.session_key == bindparam("this_key"))
 _SESSIONS = (
     select(sessions)
@@ -123,6 +169,7 @@ _COMPACT = (
         summary=bindparam("new_summary"),
         kept_from=bindparam("first"),
         compactions=sessions.c.compactions + 1,
+        context_tokens=0,  # of a prompt that there will not be again
     )
 )
 _CONFIGURE = (
@@ -197,6 +244,31 @@ class _SqlStore:
     def transcript(self, key: str) -> Loaded:
         return self._transaction(lambda db: _load(db, key, whole=True))
 
+    def newest(self, key: str, limit: int) -> Loaded:
+        return self._transaction(lambda db: _load_newest(db, key, limit))
+
+    def ends(self, session_ids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
+        found: dict[str, tuple[Entry, ...]] = {}
+        for row in self._rows(_ENDS, {"these": list(session_ids)}) if session_ids else ():
+            entry = entry_of(**row)
+            if entry is not None:
+                found[row["session_id"]] = (*found.get(row["session_id"], ()), entry)
+        return found
+
+    def said_in(self, run: Run) -> list[Entry]:
+        session_id = run.session_id
+        if session_id is None:
+            return []
+        values = {"this_session": session_id, "first": 1, "this_run": run.id}
+        rows = self._transaction(lambda db: db.execute(_OF_RUN, values).all())
+        return [entry for row in rows if (entry := entry_of(session_id, *row))]
+
+    def enqueue(self, run: RunStart, request: str) -> None:
+        self._transaction(lambda db: _enqueue(db, run, request))
+
+    def queued(self) -> list[QueuedRun]:
+        return [QueuedRun(row["id"], row["request"] or "") for row in self._rows(_QUEUED, {})]
+
     def begin(self, run: RunStart, messages: Sequence[Message]) -> int:
         entries = [NewEntry(message) for message in messages]
         return self._transaction(lambda db: _begin(db, run, entries))
@@ -246,6 +318,12 @@ class _SqlStore:
     ) -> list[Session]:
         statement = _sessions_statement(agent_id, parent_key, archived=archived)
         return [session_of(row) for row in self._rows(statement, {"at_most": limit, "skip": offset})]
+
+    def count_sessions(self, agent_id: str | None = None) -> int:
+        statement = select(func.count().label("number")).select_from(sessions).where(is_live)
+        if agent_id is not None:
+            statement = statement.where(sessions.c.agent_id == agent_id)
+        return int(self._rows(statement, {})[0]["number"])
 
     def usage(self, query: UsageQuery) -> list[UsageRow]:
         return [usage_row_of(row, query.by) for row in self._rows(_usage_statement(query), {})]
@@ -298,6 +376,15 @@ def _load(db: Connection, key: str, *, whole: bool) -> Loaded:
     return Loaded(session, tuple(entry for row in rows if (entry := entry_of(session.id, *row))))
 
 
+def _load_newest(db: Connection, key: str, limit: int) -> Loaded:
+    row = db.execute(_SESSION, {"this_key": key}).mappings().one_or_none()
+    if row is None:
+        return Loaded(None, ())
+    session = session_of(row)
+    rows = db.execute(_NEWEST, {"this_session": session.id, "first": 1, "at_most": limit}).all()
+    return Loaded(session, tuple(entry for row in reversed(rows) if (entry := entry_of(session.id, *row))))
+
+
 def _create(db: Connection, row: dict[str, Any]) -> bool:
     if db.execute(_SESSION, {"this_key": row["key"]}).first() is not None:
         return False
@@ -307,8 +394,20 @@ def _create(db: Connection, row: dict[str, Any]) -> bool:
 
 def _begin(db: Connection, run: RunStart, entries: Sequence[NewEntry]) -> int:
     first = 0 if run.session_id is None else _open(db, run, run.session_id, entries)
-    db.execute(_NEW_RUN, run_row(run))
+    if not (run.known and _take_over(db, run)):
+        db.execute(_NEW_RUN, run_row(run))
     return first
+
+
+def _take_over(db: Connection, run: RunStart) -> bool:
+    """Go on with the record of a run that was queued or interrupted; False if there is none."""
+    taken = {"new_session_id": run.session_id, "new_channel": run.channel, "new_model": run.model}
+    return db.execute(_TAKE_OVER, {"this_run": run.id, **taken}).rowcount > 0
+
+
+def _enqueue(db: Connection, run: RunStart, request: str) -> None:
+    if not db.execute(_QUEUE_AGAIN, {"this_run": run.id, "new_request": request}).rowcount:
+        db.execute(_NEW_RUN, queued_row(run, request))
 
 
 def _open(db: Connection, run: RunStart, session_id: str, entries: Sequence[NewEntry]) -> int:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol, TypeVar
 
 from ..messages import Message
-from .records import Loaded, NewEntry, Run, RunEnd, RunStart, Session, SessionSettings, UsageQuery, UsageRow
+from .records import (
+    Entry,
+    Loaded,
+    NewEntry,
+    QueuedRun,
+    Run,
+    RunEnd,
+    RunStart,
+    Session,
+    SessionSettings,
+    UsageQuery,
+    UsageRow,
+)
 
 T = TypeVar("T")
 
@@ -43,8 +55,30 @@ class Store(Protocol):
     def transcript(self, key: str) -> Loaded:
         """The session of ``key`` with all its messages, oldest first; unreadable rows are left out."""
 
+    def newest(self, key: str, limit: int) -> Loaded:
+        """The session of ``key`` with its newest ``limit`` messages, oldest first."""
+
+    def ends(self, session_ids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
+        """The first and the last message of each session that has any."""
+
+    def said_in(self, run: Run) -> list[Entry]:
+        """What a run has added to its session, oldest first; nothing once that is deleted."""
+
+    def enqueue(self, run: RunStart, request: str) -> None:
+        """Record a run that will begin later: if this process dies, the next one finds it.
+
+        A run that waits already or was interrupted is queued again, any other is a StoreError.
+
+        :param request: what :meth:`queued` gives back.
+        """
+
+    def queued(self) -> list[QueuedRun]:
+        """The runs that have yet to begin, the oldest first."""
+
     def begin(self, run: RunStart, messages: Sequence[Message]) -> int:
         """Record a run as in progress and append what it was asked.
+
+        A queued run is taken out of the queue, an interrupted one goes on.
 
         Creates the session if ``run.session_id`` is new, and says that it is active now. Without
         a session id the messages are not kept. A ``session_key`` that has another session by now,
@@ -67,6 +101,8 @@ class Store(Protocol):
 
     def compact(self, session_id: str, summary: str, kept_from: int, now: int) -> bool:
         """Let ``summary`` stand for the messages before ``kept_from``, the transcript staying whole.
+
+        Nobody has counted the session's ``context_tokens`` then.
 
         False, and nothing changed, if there is no such session, if as much or more of it was
         summed up before, or if ``kept_from`` lies beyond the place of its next message.
@@ -105,6 +141,9 @@ class Store(Protocol):
         :param archived: whether to list the archived ones, too.
         :param parent_key: only those that this session spawned.
         """
+
+    def count_sessions(self, agent_id: str | None = None) -> int:
+        """How many sessions are not archived, of one agent or of all."""
 
     def usage(self, query: UsageQuery) -> list[UsageRow]:
         """What finished runs came to, one row a group, in the groups' order.

@@ -68,9 +68,11 @@ runs = Table(
     Column("cache_write_tokens", Integer, nullable=False, server_default="0"),
     Column("cost", Float),
     Column("calls", Text),  # JSON; NULL if there was one call and it went well
+    Column("request", Text),  # JSON; what a run that waits was asked, NULL once its messages are stored
 )
 
 is_open = runs.c.ended_at.is_(None)
+is_queued = runs.c.status == "queued"
 is_live = sessions.c.archived_at.is_(None)
 _is_child = sessions.c.parent_key.is_not(None)
 
@@ -99,5 +101,6 @@ UPGRADES: dict[int, tuple[str, ...]] = {
         "ALTER TABLE runs ADD COLUMN cache_write_tokens INTEGER DEFAULT '0' NOT NULL",
         "ALTER TABLE runs ADD COLUMN cost FLOAT",
         "ALTER TABLE runs ADD COLUMN calls TEXT",
+        "ALTER TABLE runs ADD COLUMN request TEXT",
     ),
 }

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from app.errors import GatewayError
-from app.events import TERMINAL, RunCompleted, RunEvent, RunFailed, TextDelta
+from app.events import TERMINAL, RunCompleted, RunEvent, RunFailed, RunStarted, TextDelta
 from app.messages import AssistantMessage, Message, ToolMessage, UserMessage
 from app.runs.run import Run, RunRequest
 from app.runtime import Runtime
@@ -33,7 +33,7 @@ def ask(runtime: Runtime, *messages: Message | str, **fields: Any) -> Run:
 
 
 def read(run: Run) -> list[RunEvent]:
-    """All events of a run, of which the last and only the last is terminal."""
+    """All events of a run after its start, of which the last and only the last is terminal."""
     events: list[RunEvent] = []
     deadline = time.monotonic() + PATIENCE
     while not (events and isinstance(events[-1], TERMINAL)):
@@ -41,7 +41,7 @@ def read(run: Run) -> list[RunEvent]:
         events += run.stream.get(0.5)
     assert sum(isinstance(event, TERMINAL) for event in events) == 1
     assert run.stream.get(0) == []
-    return events
+    return [event for event in events if not isinstance(event, RunStarted)]
 
 
 def answer(run: Run) -> RunCompleted:

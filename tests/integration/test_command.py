@@ -62,8 +62,8 @@ def test_a_run_that_went_well_at_once_has_no_trace(store):
 
 
 def test_a_session_tells_what_became_of_it(store):
-    store.finish(replace(END, cost=0.5, context_tokens=77), [])
     store.compact("s1", "They met.", 2, 3000)
+    store.finish(replace(END, cost=0.5, context_tokens=77), [])
     store.archive(KEY, 4000)
 
     (session,) = store.list_sessions(None, 10, archived=True)

@@ -26,6 +26,7 @@ from app.events import (
     ReasoningDelta,
     RunCancelled,
     RunCompleted,
+    RunEvent,
     ToolFinished,
     ToolStarted,
 )
@@ -38,6 +39,7 @@ from app.messages import (
     UserMessage,
 )
 from app.runs.executor import Executor
+from app.runs.run import Run
 from app.runs.service import RunLimits, RunService
 from app.runtime import Runtime
 from app.sessions.records import NewEntry, RunEnd
@@ -891,3 +893,36 @@ def test_a_run_that_gets_no_thread_is_refused_and_leaves_nothing_behind(
 
         assert runs.live == 0
         assert answer(runs.start(request("hi"))).text == "echo: hi"
+
+
+def test_a_run_is_told_to_the_one_before_it_only_once_its_asker_knows_that_it_comes(
+    runtime: Runtime, model: ScriptedProvider
+) -> None:
+    gate = threading.Event()
+    model.script(Reply("Let me see.", tool_calls=[call("ls", {"path": "."})], gate=gate))
+    first = ask(runtime, "first")
+    wait_until(lambda: len(model.requests) == 1)
+
+    def admitted() -> None:
+        gate.set()
+        answer(first)
+
+    second = runtime.runs.start(request("second", steer=True), admitted)
+
+    assert answer(second).text == "echo: second"
+    assert ("user", "second") not in sent(model, 1)
+
+
+def test_a_run_ends_for_everybody_even_if_one_who_looks_on_fails(
+    runtime: Runtime, model: ScriptedProvider
+) -> None:
+    seen: list[str] = []
+
+    def fail(run: Run, event: RunEvent) -> None:
+        raise LookupError("it looks where nothing is")
+
+    runtime.runs.observe(fail)
+    runtime.runs.observe(lambda run, event: seen.append(type(event).__name__))
+
+    assert answer(ask(runtime, "hi")).text == "echo: hi"
+    assert seen[-1] == "RunCompleted"

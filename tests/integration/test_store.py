@@ -130,7 +130,7 @@ def test_finish_closes_the_run_and_adds_its_answer_and_tokens(store):
         *("r1", KEY, "s1", "main", "openai", "mock/two", 1000),
         *("completed", "stop", Usage(10, 5, 2, 1), None, None, 2000, 1),
     )
-    assert loaded.session == Session("s1", KEY, "main", 1000, 2000, 2, 10, 5, "mock/two", active_at=1000)
+    assert loaded.session == Session("s1", KEY, "main", 1000, 2000, 2, 10, 5, "mock/two", active_at=2000)
     assert loaded.history[1] == Entry(2, AssistantMessage("hello"), "stop", 2000, "r1")
 
 
@@ -284,13 +284,16 @@ def test_a_write_that_keeps_nothing_has_no_place(store):
     assert store.append("gone", "r2", [said("hello")], 1500) == 0
 
 
-def test_only_what_somebody_asks_makes_a_session_active(store):
+def test_only_a_question_and_the_end_of_its_run_make_a_session_active(store):
     take_turn(store, "r1", at=1000)
     store.append("s1", "r1", [said("more")], 3000)
-    assert store.load(KEY).session.active_at == 1000
+    store.configure(KEY, SessionSettings(model="a/b"), 3500)
+    assert store.load(KEY).session.active_at == 1001
 
     store.begin(start("r2", at=4000), [])
     assert store.load(KEY).session.active_at == 4000
+    store.finish(end("r2", at=900_000), [said("That took long.")])
+    assert store.load(KEY).session.active_at == 900_000
 
 
 def test_a_session_keeps_the_parent_it_was_begun_with(store):
@@ -1466,6 +1469,7 @@ class StoreBesideItsModel:
                 cost=session.cost + (cost or 0),
                 context_tokens=context or session.context_tokens,
                 model="mock/two",
+                active_at=now,
             )
 
     def compact(self, data):
@@ -1479,6 +1483,7 @@ class StoreBesideItsModel:
         assert self.store.compact(session.id, f"until {kept_from}", kept_from, now) is possible
         if possible:
             changes = {"summary": f"until {kept_from}", "kept_from": kept_from, "updated_at": now}
+            changes |= {"context_tokens": 0}
             self.sessions[session.id] = replace(session, **changes, compactions=session.compactions + 1)
 
     def configure(self, data):
