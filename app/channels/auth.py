@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from ipaddress import IPv6Address, IPv6Network
+from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from ..config import AuthConfig, RateLimitConfig
 from ..errors import TooManyFailures, Unauthorized
 from ..log import get_logger
 from .client import Address, Environ, Network, client_address, is_forwarded, peer_address
+
+AuthMode: TypeAlias = Literal["token", "password", "none"]
 
 MAX_CLIENTS = 10_000
 LONGEST_DELAY = 5.0
@@ -27,7 +30,10 @@ _log = get_logger("auth")
 
 
 class Guard:
-    """Lets a request through or raises. Any thread may call it."""
+    """Lets a request through or raises. Any thread may call it.
+
+    :ivar mode: what kind of secret is asked for.
+    """
 
     def __init__(
         self,
@@ -37,7 +43,7 @@ class Guard:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """:param monotonic: the limiter's clock, in seconds."""
-        self._open = auth.mode == "none"
+        self.mode: AuthMode = auth.mode
         self._anybody = auth.allow_open_network
         self._digest = sha256(auth.secret.encode()).digest()
         self._trusted = tuple(trusted_proxies)
@@ -50,17 +56,30 @@ class Guard:
         :raises Unauthorized: no bearer, or a wrong one.
         :raises TooManyFailures: this client has been wrong too often lately.
         """
-        if self._open:
+        bearer = bearer_of(environ)
+        self._check(environ, () if bearer is None else (bearer,))
+
+    def check_secret(self, environ: Environ, secrets: Iterable[str]) -> None:
+        """Authenticate a connection by what its client sent after it was opened.
+
+        :param environ: of the request that opened the connection.
+        :param secrets: one of them has to be right; together they are one attempt.
+        :raises Unauthorized: none, or only wrong ones.
+        :raises TooManyFailures: this client has been wrong too often lately.
+        """
+        self._check(environ, tuple(secret.encode(errors="replace") for secret in secrets))
+
+    def _check(self, environ: Environ, secrets: tuple[bytes, ...]) -> None:
+        if self.mode == "none":
             self._check_place(environ)
             return
         client = _counted_as(client_address(environ, self._trusted))
-        exempt = self._exempt_loopback and _is_direct_loopback(environ)
+        exempt = self._exempt_loopback and is_direct_loopback(environ)
         if not exempt:
             self._limiter.check(client)
-        bearer = bearer_of(environ)
-        if bearer is None:
+        if not secrets:
             raise Unauthorized
-        if self._is_secret(bearer):
+        if any(map(self._is_secret, secrets)):
             self._limiter.forget(client)
             return
         self._fail(client, exempt=exempt)
@@ -73,16 +92,16 @@ class Guard:
             own host and have the name lead here, so the name counts as well as the address.
         """
         host = environ.get("HTTP_HOST", "localhost")
-        local = _is_direct_loopback(environ) and _is_loopback_url(f"//{host}")
+        local = is_direct_loopback(environ) and is_loopback_url(f"//{host}")
         origin = environ.get("HTTP_ORIGIN")
-        foreign = origin is not None and not (local and _is_loopback_url(str(origin)))
+        foreign = origin is not None and not (local and is_loopback_url(str(origin)))
         if foreign or not (local or self._anybody):
             raise Unauthorized
 
-    def _is_secret(self, bearer: bytes) -> bool:
+    def _is_secret(self, candidate: bytes) -> bool:
         # Digests have one length and are bytes: nothing about the secret decides how long
         # the comparison takes, and no input can make it raise.
-        return hmac.compare_digest(sha256(bearer).digest(), self._digest)
+        return hmac.compare_digest(sha256(candidate).digest(), self._digest)
 
     def _fail(self, client: str, *, exempt: bool) -> None:
         failures = self._limiter.record(client, may_lock=not exempt)
@@ -169,12 +188,14 @@ class FailureLimiter:
             raise TooManyFailures(self._lockout)
 
 
-def _is_direct_loopback(environ: Environ) -> bool:
+def is_direct_loopback(environ: Environ) -> bool:
+    """True if the caller is on this machine and no proxy stands between."""
     peer = peer_address(environ)
     return peer is not None and peer.is_loopback and not is_forwarded(environ)
 
 
-def _is_loopback_url(url: str) -> bool:
+def is_loopback_url(url: str) -> bool:
+    """True if the host of ``url`` is a name of this machine for itself."""
     try:
         return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
     except ValueError:

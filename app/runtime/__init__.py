@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from ..agents.cooldown import Cooldowns
@@ -36,22 +34,26 @@ from ..sessions.sql import open_store
 from ..sessions.store import Offload, Store
 from ..tools.exec import command_environment
 from ..tools.registry import Tool
+from ..tools.web import web_tools
 from .agents import build_agents, call_timeouts
 from .providers import EMBEDDED, build_providers, provider_secrets
+from .scratch import keep_swept
 from .tools import ToolBox, added_names, build_tools, known_names, tool_secrets, web_settings
 
 __all__ = ["Runtime", "build_runtime", "check_agents", "secrets_of"]
 
 # How late a silent stream notices that its client has left, at most twice this many seconds.
 _TICK = 0.4
-_SCRATCH_DAYS = 7
 
 _log = get_logger("runtime")
 
 
 @dataclass(frozen=True, repr=False)
 class Runtime:
-    """Everything one app's gateway runs on. Immutable; the parts guard themselves."""
+    """Everything one app's gateway runs on. Immutable; the parts guard themselves.
+
+    :ivar farewells: what channels do when the last run has ended, before anything is closed.
+    """
 
     config: Config
     agents: AgentRegistry
@@ -61,6 +63,8 @@ class Runtime:
     executor: Executor
     tools: ToolBox
     chat: ChatSurface
+    news: NewsBoard
+    farewells: list[Callable[[], None]] = field(default_factory=list)
 
     def close(self, drain_seconds: float = 0.0) -> None:
         """End all runs, give back processes, sockets and files. Safe to call twice."""
@@ -71,6 +75,8 @@ class Runtime:
                 steps.callback(provider.close)
             for close in self.tools.closers:
                 steps.callback(close)
+            for farewell in self.farewells:
+                steps.callback(farewell)
             self.runs.drain(drain_seconds)
 
     def describe(self) -> list[str]:
@@ -138,7 +144,7 @@ def build_runtime(
         on_failure.pop_all()
     desk.open(runs)
     box.mcp.start()
-    _sweep(config.state_dir / "scratch")
+    keep_swept(config.state_dir / "scratch", executor)
     chat = ChatSurface(
         agents=agents,
         store=store,
@@ -149,15 +155,16 @@ def build_runtime(
         new_id=_new_id,
         clock=_now,
     )
-    return Runtime(config, agents, store, runs, known, executor, box, chat)
+    return Runtime(config, agents, store, runs, known, executor, box, chat, news)
 
 
 def check_agents(config: Config, env: Mapping[str, str]) -> AgentRegistry:
     """The agents as :func:`build_runtime` would build them; opens and starts nothing.
 
-    :raises ConfigError: a model reference leads nowhere, or a policy names no tool.
+    :raises ConfigError: a model reference leads nowhere, a policy names no tool, or a setting of
+        the web tools cannot be used.
     """
-    web_settings(config, env)
+    web_tools(web_settings(config, env))
     return _agents(config, env, build_providers(config, env, Executor()), ())
 
 
@@ -206,6 +213,7 @@ def _run_service(
         harness=_harness(config, executor, box),
         resolve_model=resolve,
         news=(news.take, box.commands.news),
+        retell=news.post,
         reset=_reset_policy(config),
         main_key=_main_key(config),
         spawn_depth=defaults.subagents.max_spawn_depth,
@@ -303,12 +311,3 @@ def _new_id() -> str:
 
 def _now() -> int:
     return int(time.time() * 1000)
-
-
-def _sweep(scratch: Path) -> None:
-    """Remove long output that nobody has read for a week."""
-    oldest = time.time() - _SCRATCH_DAYS * 86_400
-    with suppress(OSError):
-        for folder in scratch.iterdir():
-            if folder.stat().st_mtime < oldest:
-                shutil.rmtree(folder, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from ..agents.models import Candidate, effort_of, merge_params, resolve_candidate
@@ -13,6 +14,7 @@ from ..config import AgentConfig, AgentDefaults, Config, ModelParams, ModelSelec
 from ..errors import ConfigError
 from ..messages import SamplingParams
 from ..providers.base import CallTimeouts, Provider
+from ..providers.known import KNOWN
 from ..tools.policy import build_policy, unknown_names
 from .providers import default_model
 
@@ -40,6 +42,8 @@ def build_agents(
             agents[settings.id] = _build_agent(config, settings, env, providers, added_tools, command_env)
         except ConfigError as error:
             problems.append(f"agents.{settings.id}.model: {error}")
+    problems += _unknown_model(config, providers)
+    problems += _unknown_providers(config, providers)
     if problems:
         raise ConfigError("The configuration cannot be used:", tuple(problems))
     return AgentRegistry(agents, config.agents.default_id, config.session.main_key)
@@ -78,11 +82,17 @@ def _build_agent(
 def _workspace(config: Config, settings: AgentConfig) -> Path:
     """The agent's own workspace, else the default one for the default agent, else one by its id."""
     if settings.workspace:
-        return Path(settings.workspace).expanduser()
+        return _place(config, settings.workspace)
     if settings.id != config.agents.default_id:
         return config.state_dir / f"workspace-{settings.id}"
     shared = config.agents.defaults.workspace
-    return Path(shared).expanduser() if shared else config.state_dir / "workspace"
+    return _place(config, shared) if shared else config.state_dir / "workspace"
+
+
+def _place(config: Config, path: str) -> Path:
+    """A path of the configuration; a relative one begins where the file is, else in the state directory."""
+    base = config.path.parent if config.path else config.state_dir
+    return base.absolute() / Path(path).expanduser()
 
 
 def _candidates(
@@ -97,14 +107,41 @@ def _candidates(
     return tuple(resolve_candidate(ref, providers, timeouts) for ref in refs)
 
 
+def _unknown_model(config: Config, providers: Mapping[str, Provider]) -> Iterator[str]:
+    """A sentence if the model of all sub-agents leads nowhere: each of them would fail."""
+    defaults = config.agents.defaults
+    chosen = defaults.subagents.model
+    if chosen and chosen.primary:
+        try:
+            resolve_candidate(chosen.primary, providers, call_timeouts(defaults))
+        except ConfigError as error:
+            yield f"agents.defaults.subagents.model: {error}"
+
+
+def _unknown_providers(config: Config, providers: Mapping[str, Provider]) -> Iterator[str]:
+    """A sentence for each `byProvider` that would limit nothing, because there is no such provider."""
+    known = {*providers, *(vendor.id for vendor in KNOWN)}
+    places = [("tools", config.tools), *((f"agents.{a.id}.tools", a.tools) for a in config.agents.items)]
+    for place, policy in places:
+        for name in policy.by_provider:
+            provider = name.partition("/")[0]
+            if provider not in known:
+                close = get_close_matches(provider, known, 1)
+                hint = f'; did you mean "{close[0]}"?' if close else ""
+                yield f'{place}.byProvider.{name}: there is no provider "{provider}"{hint}'
+
+
 def _skills(config: Config, workspace: Path, command_env: Mapping[str, str]) -> Skills:
-    extra = (Path(folder).expanduser() for folder in config.skills.load.extra_dirs)
+    extra = (_place(config, folder) for folder in config.skills.load.extra_dirs)
     entries = {
         name: SkillEntry(entry.enabled, {key: value.get_secret_value() for key, value in entry.env.items()})
         for name, entry in config.skills.entries.items()
     }
-    settings = SkillSettings(entries=entries, environment=command_env, platform=sys.platform)
-    return Skills((*extra, config.state_dir / "skills", workspace / "skills"), settings)
+    own = workspace / "skills"
+    settings = SkillSettings(
+        entries=entries, environment=command_env, platform=sys.platform, untrusted=frozenset({own})
+    )
+    return Skills((*extra, config.state_dir / "skills", own), settings)
 
 
 def _params(defaults: AgentDefaults, settings: AgentConfig) -> SamplingParams:
@@ -137,8 +174,8 @@ def _unknown_tools(config: Config, known: Collection[str]) -> Iterator[str]:
 
 def _policies(config: Config) -> Iterable[tuple[str, ToolPolicyConfig]]:
     yield "tools", config.tools
-    for name, policy in config.tools.by_channel.items():
-        yield f"tools.byChannel.{name}", policy
+    for channel, policy in config.tools.by_channel.items():
+        yield f"tools.byChannel.{channel}", policy
     for name, policy in config.tools.by_provider.items():
         yield f"tools.byProvider.{name}", policy
     for agent in config.agents.items:

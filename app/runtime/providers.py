@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal, TypedDict
 from urllib.parse import urlsplit
 
@@ -50,6 +51,9 @@ def build_providers(config: Config, env: Mapping[str, str], executor: Executor) 
                 built[provider_id] = _configured(provider_id, settings, env, http)
             except ConfigError as error:
                 problems.append(str(error))
+    embedded = config.models.providers.get(EMBEDDED)
+    if embedded and embedded.model_path and not Path(embedded.model_path).expanduser().is_file():
+        problems.append(f"models.providers.{EMBEDDED}.modelPath: there is no file {embedded.model_path}")
     if problems:
         raise ConfigError("The configuration cannot be used:", tuple(problems))
     built[EMBEDDED] = _embedded(config, executor)

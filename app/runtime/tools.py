@@ -67,6 +67,7 @@ def build_tools(
         admit=gate.admit,
         limits=_command_limits(config),
         hidden=_secret_files(config),
+        sealed=config.state_dir.absolute(),
     )
     mcp = McpServers(
         {name: _mcp_server(server) for name, server in config.mcp.servers.items() if server.enabled},
@@ -101,15 +102,18 @@ def exec_policy(config: Config, agent_id: str) -> ExecPolicy:
     """Which commands an agent may run: its own settings, else everybody's.
 
     The tool policy alone decides whether it has ``exec`` at all, so nothing else is forbidden
-    by default; but to be asked about what is not on the list, there has to be a list.
+    by default; but whoever writes a list, or wants to be asked about what is not on it, means it.
     """
     own = next((agent.tools.exec for agent in config.agents.items if agent.id == agent_id), None)
     everyone = config.tools.exec
     ask = (own and own.ask) or everyone.ask or "off"
+    listed = own.allowlist if own and own.allowlist is not None else everyone.allowlist
     return ExecPolicy(
-        security=(own and own.security) or everyone.security or ("allowlist" if ask == "on-miss" else "full"),
+        security=(own and own.security)
+        or everyone.security
+        or ("allowlist" if listed is not None or ask == "on-miss" else "full"),
         ask=ask,
-        allowlist=(own and own.allowlist) or everyone.allowlist or (),
+        allowlist=listed or (),
         timeout_seconds=everyone.approval_timeout_seconds,
     )
 

@@ -1,0 +1,1 @@
+"""The WebSocket channel: OpenClaw's Gateway protocol, versions 3 and 4."""

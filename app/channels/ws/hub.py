@@ -1,0 +1,226 @@
+"""All connections of one gateway: who is here, and what all of them are told."""
+
+from __future__ import annotations
+
+import platform
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from ...errors import GatewayError
+from ...log import get_logger
+from ...messages import JsonObject, JsonValue
+from ...runs.executor import Deadline, Executor
+from ...wire import dumps
+from .protocol import Limits, Peer
+
+SERVICE_RESTART = 1012
+
+# A list of everybody that goes to everybody grows with the square of their number.
+_SHOWN = 100
+# Whoever comes and goes within this time, in seconds, is told about once.
+_PRESENCE_DELAY = 0.25
+_TICKS_PER_HEALTH = 2
+# They come for one question each.
+_PASSERS_BY = ("cli", "probe")
+
+_log = get_logger("ws")
+
+
+def everybody(peer: Peer) -> bool:  # noqa: ARG001
+    """The audience of what is no secret to anyone who is connected."""
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """How often presence and health have changed."""
+
+    presence: int = 1
+    health: int = 1
+
+    def encoded(self) -> bytes:
+        """As events carry them."""
+        return dumps({"presence": self.presence, "health": self.health})
+
+
+class Hub:
+    """Connections that have said hello. Any thread may call any method; none but :meth:`shutdown` waits.
+
+    One timer serves all of them, and only while there are any.
+    """
+
+    def __init__(self, executor: Executor, clock: Callable[[], int], limits: Limits, version: str) -> None:
+        """:param clock: unix time in milliseconds. :param version: this gateway's."""
+        self._executor = executor
+        self._clock = clock
+        self._limits = limits
+        self._gateway = _gateway_entry(version, clock())
+        # Reentrant for the condition's sake, as in RunService. Guards everything below.
+        self._lock = threading.RLock()
+        self._left = threading.Condition(self._lock)
+        self._open: dict[str, Peer] = {}  # those, too, that have not said hello yet
+        self._peers: dict[str, Peer] = {}
+        self._present: dict[str, dict[str, JsonValue]] = {}
+        self._ticks = 0
+        self._timer: Deadline | None = None
+        self._news: Deadline | None = None
+        self._health: Callable[[], JsonObject] | None = None
+        self.versions = Versions()
+        self.closing = False
+
+    def peers(self) -> list[Peer]:
+        """Everybody who has said hello and is still here."""
+        with self._lock:
+            return list(self._peers.values())
+
+    def presence(self) -> list[JsonValue]:
+        """Who is here: the gateway itself first, then the clients that have come to stay."""
+        with self._lock:
+            newest = list(self._present.values())[-_SHOWN:]
+        return [{**self._gateway, "ts": self._clock()}, *newest]
+
+    def broadcast(
+        self,
+        name: str,
+        payload: bytes,
+        *,
+        accepts: Callable[[Peer], bool] = everybody,
+        droppable: bool = False,
+        state_version: bytes | None = None,
+    ) -> None:
+        """Send an event to everybody whom ``accepts`` lets have it.
+
+        :param payload: encoded JSON. :param state_version: encoded JSON.
+        """
+        for peer in self.peers():
+            if accepts(peer):
+                peer.event(name, payload, state_version=state_version, droppable=droppable)
+
+    def watch_health(self, health: Callable[[], JsonObject]) -> None:
+        """Tell everybody now and then what ``health`` returns, for as long as somebody is here."""
+        self._health = health
+
+    @property
+    def has_room(self) -> bool:
+        """True if another connection may be opened."""
+        return not self.closing and len(self._open) < self._limits.connections
+
+    def admit(self, peer: Peer) -> bool:
+        """Count a connection that has just been opened; False if there is no room for it."""
+        with self._lock:
+            if not self.has_room:
+                return False
+            self._open[peer.id] = peer
+            return True
+
+    def register(self, peer: Peer) -> None:
+        """From now on ``peer`` gets what is broadcast. Its hello is on its way already."""
+        with self._lock:
+            if self.closing:
+                self._dismiss(peer)
+                return
+            self._peers[peer.id] = peer
+            if peer.client.mode not in _PASSERS_BY:
+                self._present[peer.id] = _client_entry(peer, self._clock())
+                self._announce_soon()
+            if self._timer is None:
+                self._timer = self._executor.after(self._limits.tick_seconds, self._tick)
+
+    def leave(self, peer: Peer) -> None:
+        """Forget ``peer``, whether it had said hello or not."""
+        with self._lock:
+            self._open.pop(peer.id, None)
+            self._peers.pop(peer.id, None)
+            if self._present.pop(peer.id, None) is not None:
+                self._announce_soon()
+            if not self._peers and self._timer is not None:
+                self._timer.clear()
+                self._timer = None
+            self._left.notify_all()
+
+    def shutdown(self) -> None:
+        """Tell everybody that the gateway stops, close all connections, wait a few seconds for their ends."""
+        with self._lock:
+            self.closing = True
+            everyone = list(self._open.values())
+        self.broadcast("shutdown", dumps({"reason": "gateway stopping"}))
+        for peer in everyone:
+            self._dismiss(peer)
+        with self._lock:
+            self._left.wait_for(lambda: not self._open, 1 + self._limits.farewell_seconds)
+
+    def _dismiss(self, peer: Peer) -> None:
+        peer.close(SERVICE_RESTART, "service restart")
+
+    def _announce_soon(self) -> None:
+        """Under the lock. In a while, so that a crowd is announced once."""
+        self.versions = Versions(self.versions.presence + 1, self.versions.health)
+        if self._news is None and self._peers and not self.closing:
+            self._news = self._executor.after(_PRESENCE_DELAY, self._announce)
+
+    def _announce(self) -> None:
+        with self._lock:
+            self._news = None
+            versions = self.versions.encoded()
+        payload = dumps({"presence": self.presence()})
+        self.broadcast("presence", payload, droppable=True, state_version=versions)
+
+    def _tick(self) -> None:
+        with self._lock:
+            # Everybody may have left, and others come with a timer of theirs, since this one fired.
+            if self._timer is None or not self._timer.cleared or self.closing:
+                return
+            self._timer = self._executor.after(self._limits.tick_seconds, self._tick)
+            self._ticks += 1
+        self.broadcast("tick", dumps({"ts": self._clock()}), droppable=True)
+        if self._health is not None and self._ticks % _TICKS_PER_HEALTH == 0:
+            with suppress(RuntimeError):  # no thread is to be had: the next time, then
+                self._executor.spawn("openclaw-ws-health", self._tell_health)
+
+    def _tell_health(self) -> None:
+        if self._health is None:
+            return
+        try:
+            payload = dumps(self._health())
+        except GatewayError as error:
+            _log.warning("nobody could be told how the gateway is: %s", error)
+            return
+        with self._lock:
+            self.versions = Versions(self.versions.presence, self.versions.health + 1)
+            versions = self.versions.encoded()
+        self.broadcast("health", payload, droppable=True, state_version=versions)
+
+
+def _gateway_entry(version: str, now: int) -> dict[str, JsonValue]:
+    host = platform.node() or "gateway"
+    system = f"{platform.system().lower()} {platform.release()}".strip()
+    return {
+        "host": host,
+        "version": version,
+        "platform": system,
+        "mode": "gateway",
+        "reason": "self",
+        "text": f"Gateway: {host} · {version} · {system}",
+        "ts": now,
+    }
+
+
+def _client_entry(peer: Peer, now: int) -> dict[str, JsonValue]:
+    client = peer.client
+    name = client.display_name or client.id
+    entry: dict[str, JsonValue] = {
+        "host": name,
+        "version": client.version,
+        "platform": client.platform,
+        "mode": client.mode,
+        "reason": "connect",
+        "text": f"{name} · {client.version} · {client.mode}",
+        "ts": now,
+        "roles": ["operator"],
+        "scopes": [*sorted(peer.scopes)],
+        "deviceId": client.device_id,
+        "instanceId": client.instance_id,
+    }
+    return {key: value for key, value in entry.items() if value != ""}

@@ -1,0 +1,1 @@
+"""What WebSocket clients may ask for, a module for each family of methods."""
