@@ -10,20 +10,24 @@ from typing import NoReturn
 import click
 
 from ..errors import GatewayError
+from ..version import version
 from .agent import agent
 from .approvals import approvals
 from .chat import chat
+from .logs import logs
 from .sessions import sessions
 from .setup import config, gateway, init
+from .status import status
 from .usage import usage
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version(), message="openclaw %(version)s")
 def openclaw() -> None:
     """Run and talk to an OpenClaw gateway."""
 
 
-for command in (agent, approvals, chat, config, gateway, init, sessions, usage):
+for command in (agent, approvals, chat, config, gateway, init, logs, sessions, status, usage):
     openclaw.add_command(command)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
-from collections.abc import Generator
 from contextlib import closing
 from typing import Any
 
@@ -15,17 +15,15 @@ from rich.console import Console
 
 from ..agents.models import THINKING
 from ..cancel import CancelReason
-from ..config import Config, load_config
+from ..config import load_config
 from ..errors import GatewayError
 from ..events import TERMINAL
 from ..log import configure_logging
 from ..runs.command import parse_agent_request, progress
 from ..runtime import build_runtime, secrets_of
-from .approvals import waiting
-from .client import GatewayClient, GatewayDown
-
-Event = dict[str, Any]
-Events = Generator[Event]
+from .approvals import harmless, waiting
+from .client import OwnGatewayDown, gateway_client, url_option
+from .turn import Event, Events, session_key, turn
 
 
 @click.command()
@@ -38,6 +36,7 @@ Events = Generator[Event]
 @click.option("--timeout", type=float, metavar="SECONDS", help="How long the turn may take; 0 for no limit.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.option("--local", is_flag=True, help="Run the turn in this process, without a gateway.")
+@url_option
 def agent(
     message: str | None,
     agent_id: str | None,
@@ -48,6 +47,7 @@ def agent(
     timeout: float | None,
     as_json: bool,
     local: bool,
+    url: str | None,
 ) -> None:
     """Send one message to an agent and print its answer."""
     body = {
@@ -59,7 +59,7 @@ def agent(
         "thinking": thinking,
         "timeout": timeout,
     }
-    end = _Display(quiet=as_json).show(_turn(body, local=local))
+    end = _Display(quiet=as_json).show(_turn(body, url, local=local))
     ok = end.get("status") == "ok"
     if as_json:
         print(json.dumps(end["result"] if local and ok else end, ensure_ascii=False))
@@ -69,11 +69,11 @@ def agent(
         sys.exit(1)
 
 
-def _turn(body: Event, *, local: bool) -> Events:
+def _turn(body: Event, url: str | None, *, local: bool) -> Events:
     """The turn's events; however it goes, the last one is its ``end``."""
     run_id = None
     try:
-        for event in _events(body, local=local):
+        for event in _events(body, url, local=local):
             run_id = event.get("runId", run_id)
             yield event
     except GatewayError as error:
@@ -88,28 +88,38 @@ def _turn(body: Event, *, local: bool) -> Events:
         }
 
 
-def _events(body: Event, *, local: bool) -> Events:
+def _events(body: Event, url: str | None, *, local: bool) -> Events:
     if not (body["message"] or "").strip():
         raise GatewayError("Missing message. Use -m TEXT.")
     if body["sessionId"] and body["sessionKey"]:
         raise GatewayError("Use either --session-id or --session-key.")
-    config = load_config(None, os.environ, require_auth=False)
-    yield from _in_process(config, body) if local else _anywhere(config, body)
+    if local and url:
+        raise GatewayError("Use either --local or --url.")
+    yield from _in_process(body) if local else _anywhere(body, url)
 
 
-def _anywhere(config: Config, body: Event) -> Events:
-    """Through the gateway; in this process only if nobody can have taken the request."""
+def _anywhere(body: Event, url: str | None) -> Events:
+    """Through the gateway; in this process only if it is this machine's and nobody can have been asked."""
     try:
-        yield from GatewayClient(config).turn("/agent", body)
-    except GatewayDown as down:
+        yield from turn(gateway_client(url), "agent", **_params(body))
+    except OwnGatewayDown as down:
         click.echo(f"{down} Running the turn in this process.", err=True)
-        for event in _in_process(config, body):
+        for event in _in_process(body):
             if event["type"] == "end":
                 event["result"]["meta"]["transport"] = "embedded"
             yield event
 
 
-def _in_process(config: Config, body: Event) -> Events:
+def _params(body: Event) -> dict[str, Any]:
+    """What the gateway is asked for, in the words of its protocol."""
+    if body["timeout"] is not None and not 0 <= body["timeout"] < math.inf:
+        raise GatewayError("The timeout must be a positive number of seconds, or 0 for none.")
+    same = {name: body[name] for name in ("message", "sessionId", "model", "thinking", "timeout")}
+    return {**same, "agentId": body["agent"], "sessionKey": session_key(body["agent"], body["sessionKey"])}
+
+
+def _in_process(body: Event) -> Events:
+    config = load_config(None, os.environ, require_auth=False)
     configure_logging(secrets_of(config, os.environ), logging.WARNING)
     with closing(build_runtime(config, os.environ)) as runtime:
         run = runtime.runs.start(parse_agent_request(body, runtime.agents))
@@ -171,7 +181,7 @@ class _Display:
     def _print(self, text: str) -> None:
         if not self._quiet and text:
             self._sign.stop()
-            click.echo(text, nl=False)
+            click.echo(harmless(text) if sys.stdout.isatty() else text, nl=False)
             self._at_line_start = text.endswith("\n")
 
     def _end(self, event: Event) -> Event:

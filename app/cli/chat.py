@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import unicodedata
+import termios
 from contextlib import closing, suppress
 from typing import Any
 
 import click
 
-from ..config import load_config
 from ..errors import GatewayError
-from .approvals import printable, waiting
-from .client import GatewayClient, GatewayDown
+from ..sessions.keys import main_key
+from .approvals import harmless, printable, waiting
+from .client import GatewayClient, GatewayDown, gateway_client, url_option
+from .turn import session_key, turn
 
 _ANSWERS = {"y": "allow-once", "yes": "allow-once", "n": "deny", "no": "deny", "always": "allow-always"}
 _WIDTH = 100  # characters of the line about a tool call
@@ -21,12 +21,13 @@ _WIDTH = 100  # characters of the line about a tool call
 
 @click.command()
 @click.option("--agent", "agent_id", help="The agent's id; the default agent otherwise.")
-@click.option("--session-key", help="Continue or start the session with this key.")
-def chat(agent_id: str | None, session_key: str | None) -> None:
+@click.option("--session-key", "key", help="Continue or start the session with this key.")
+@url_option
+def chat(agent_id: str | None, key: str | None, url: str | None) -> None:
     """Talk to an agent. /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves."""
-    client = GatewayClient(load_config(None, os.environ, require_auth=False))
-    client.call("GET", "/approvals")  # fails now rather than at the first message
-    talk = _Talk(client, {"agent": agent_id, "sessionKey": session_key})
+    client = gateway_client(url)
+    client.connect().close()  # fails now rather than at the first message
+    talk = _Talk(client, agent_id, key)
     if sys.stdin.isatty():
         with suppress(ImportError):
             import readline  # noqa: F401 - gives input() a history, and costs others nothing
@@ -54,9 +55,10 @@ def _input(prompt: str) -> str:
 class _Talk:
     """Says one thing after the other and shows what comes of it."""
 
-    def __init__(self, client: GatewayClient, address: dict[str, str | None]) -> None:
+    def __init__(self, client: GatewayClient, agent_id: str | None, key: str | None) -> None:
         self._client = client
-        self._address = address
+        self._agent_id = agent_id
+        self._key = key
         self._at_line_start = True
 
     def say(self, message: str) -> None:
@@ -65,7 +67,8 @@ class _Talk:
         :raises GatewayDown: nobody can hear.
         """
         try:
-            with closing(self._client.turn("/chat", {"message": message, **self._address})) as events:
+            key = session_key(self._agent_id, self._key) or _main(self._agent_id)
+            with closing(turn(self._client, "chat.send", message=message, sessionKey=key)) as events:
                 for event in events:
                     self._show(event)
         except KeyboardInterrupt:
@@ -78,7 +81,7 @@ class _Talk:
     def _show(self, event: dict[str, Any]) -> None:
         match event:
             case {"type": "text", "text": text}:
-                self._write(_shown(text))
+                self._write(harmless(text))
             case {"type": "tool", "name": name, "arguments": arguments}:
                 self._note(_line(f"· {name} {arguments}"))
             case {"type": "result", "ok": False, "name": name, "text": text}:
@@ -98,9 +101,10 @@ class _Talk:
         """Put the question and pass the answer on; it may come too late."""
         self._end_line()
         click.echo(waiting(approval))
+        _forget_what_was_typed()
         decision = _decision()
         try:
-            self._client.call("POST", "/approvals", approval["id"], body={"decision": decision})
+            self._client.call("exec.approval.resolve", id=approval["id"], decision=decision)
         except GatewayError as error:
             self._complain(str(error))
 
@@ -122,6 +126,17 @@ class _Talk:
         click.echo(f"openclaw: {text}", err=True)
 
 
+def _main(agent_id: str | None) -> str:
+    """The key of the main session of an agent, or of the default one."""
+    return main_key(agent_id) if agent_id else "main"
+
+
+def _forget_what_was_typed() -> None:
+    """A line that was written before there was a question is no answer to it."""
+    if sys.stdin.isatty():
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)
+
+
 def _decision() -> str:
     """The person's answer; the end of the input is a no."""
     while True:
@@ -135,8 +150,3 @@ def _decision() -> str:
 
 def _line(text: str) -> str:
     return printable(text if len(text) <= _WIDTH else f"{text[:_WIDTH]}…")
-
-
-def _shown(text: str) -> str:
-    """``text`` without what would command the terminal."""
-    return "".join(char for char in text if char in "\n\t" or unicodedata.category(char) != "Cc")

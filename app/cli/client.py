@@ -2,98 +2,222 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Generator
-from typing import Any
-from urllib.parse import quote
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
-import urllib3
+import click
 
-from ..config import Config
-from ..errors import GatewayError, ProviderError
-from ..providers.sse import SseParser
-from ..wire import InvalidJson, loads
-from .address import base_url
+from ..config import Config, load_config
+from ..errors import GatewayError
+from ..version import version
+from ..wire import InvalidJson, dumps, loads
+from .address import gateway_url
 
-# The gateway writes a comment every 15 seconds; four missed ones mean that it is gone.
-_SILENCE = 60.0
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
+
+Json = dict[str, Any]
+
+_PROTOCOL = 4
+_SCOPES = ["operator.read", "operator.write", "operator.approvals"]
+# Seconds for an answer. A wrong secret from this machine takes the gateway 5 of them.
+_PATIENCE = 30.0
+# Seconds for a gateway that is being restarted to listen again, and between two looks.
+_RESTART, _LOOK = 5.0, 0.2
+_UNAVAILABLE = 503
+
+url_option = click.option(
+    "--url", metavar="URL", help="The gateway's address, such as ws://host:18789. [env: OPENCLAW_GATEWAY_URL]"
+)
 
 
-class GatewayDown(GatewayError):
-    """Nobody listens on the gateway's port, so nothing can have been accepted."""
+class GatewayLost(GatewayError):
+    """The gateway does not answer. What it was asked may have been done."""
+
+
+class GatewayDown(GatewayLost):
+    """Nobody listens at the gateway's address, so nothing can have been done."""
+
+
+class OwnGatewayDown(GatewayDown):
+    """Nobody listens at the address of this machine's own gateway, whose state nobody uses then."""
 
 
 class GatewayClient:
-    """Talks to the gateway that the configuration describes, with its secret."""
+    """Talks to one gateway, with the secret of the configuration. Connects for each call and each turn."""
 
-    def __init__(self, config: Config) -> None:
-        self._base = f"{base_url(config.gateway, os.environ)}/api"
-        self._headers = {"Content-Type": "application/json"}
-        if secret := config.gateway.auth.secret:
-            self._headers["Authorization"] = f"Bearer {secret}"
-        self._http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=10, read=_SILENCE))
+    def __init__(self, config: Config, url: str | None = None) -> None:
+        """:param url: where the gateway is, before what the environment and the configuration say.
+        :raises ConfigError: the address cannot be used.
+        """
+        named = url or os.environ.get("OPENCLAW_GATEWAY_URL")
+        self.url = gateway_url(config.gateway, os.environ, named)
+        self._down = GatewayDown if named else OwnGatewayDown
+        self._secret = config.gateway.auth.secret
 
-    def turn(self, path: str, body: dict[str, Any]) -> Generator[dict[str, Any]]:
-        """The events of a turn, the last one its ``end``. Closing the generator cancels the turn.
+    def call(self, method: str, /, **params: Any) -> Any:
+        """The payload of the answer to one request; parameters that are None are left out.
 
-        :param path: ``/agent``, or ``/chat``, which obeys commands.
         :raises GatewayDown: the connection was refused.
-        :raises GatewayError: the gateway refused, or was lost on the way.
+        :raises GatewayError: the gateway refused, or does not answer.
         """
-        response = self._send("POST", path, body)
-        parser = SseParser()
-        try:
-            while data := response.read1(65536):
-                for text in parser.feed(data):
-                    event = _object(text)
-                    yield event
-                    if event.get("type") == "end":
-                        return
-        except (urllib3.exceptions.HTTPError, OSError, ProviderError):
-            pass  # as bad as an end without the event
-        finally:
-            response.close()
-        raise GatewayError("The connection to the gateway was lost; the turn was not repeated.")
+        with closing(self.connect()) as connection:
+            return connection.call(method, **params)
 
-    def call(self, method: str, path: str, *parts: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """One plain request; ``parts`` are quoted and added to the path.
+    def connect(self) -> Connection:
+        """A connection that has said hello; the caller closes it.
 
-        :raises GatewayDown, GatewayError: as for :meth:`turn`.
+        :raises GatewayDown, GatewayError: as for :meth:`call`.
         """
-        response = self._send(method, "/".join((path, *(quote(part, safe="") for part in parts))), body)
+        connection = Connection(self._open(), self.url)
         try:
-            return _object(response.read())
-        finally:
-            response.close()
+            connection.hello(self._secret)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
-    def _send(self, method: str, path: str, body: dict[str, Any] | None) -> urllib3.BaseHTTPResponse:
-        data = None if body is None else json.dumps(body).encode()
+    def reconnect(self) -> Connection:
+        """As :meth:`connect`, to a gateway that may be about to come back."""
+        deadline = time.monotonic() + _RESTART
+        while True:
+            try:
+                return self.connect()
+            except GatewayLost:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(_LOOK)
+
+    def _open(self) -> ClientConnection:
+        from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidStatus
+        from websockets.sync.client import connect
+
         try:
-            response = self._http.request(
-                method, self._base + path, body=data, headers=self._headers, preload_content=False
-            )
-        except urllib3.exceptions.HTTPError as error:
-            if isinstance(error.__cause__ or error.__context__, ConnectionRefusedError):
-                raise GatewayDown(f"No gateway answers at {self._base}.") from None
-            raise GatewayError(f"The gateway at {self._base} did not answer.") from None
-        if response.status >= 400:
-            raise GatewayError(_message(response))
-        return response
+            # Without a limit to what waits: while a person makes up their mind nobody reads.
+            return connect(
+                self.url, compression=None, proxy=None, max_size=None, max_queue=None,
+                open_timeout=_PATIENCE, close_timeout=1, legacy=True,
+            )  # fmt: skip
+        except ConnectionRefusedError:
+            raise self._down(f"No gateway answers at {self.url}.") from None
+        except InvalidStatus as error:
+            raise self._answered(error.response.status_code) from None
+        except (OSError, InvalidMessage):
+            raise GatewayLost(f"The gateway at {self.url} did not answer.") from None
+        except InvalidHandshake:
+            raise self._answered(None) from None
+
+    def _answered(self, status: int | None) -> GatewayError:
+        """What an answer over HTTP means where a WebSocket was to be opened."""
+        if status == _UNAVAILABLE:
+            return GatewayLost(f"The gateway at {self.url} takes no connections now.")
+        told = f" It answered with status {status}." if status else ""
+        return GatewayError(f"There is no gateway at {self.url}.{told}")
 
 
-def _message(response: urllib3.BaseHTTPResponse) -> str:
-    try:
-        return str(_object(response.read())["error"]["message"])
-    except (GatewayError, KeyError, TypeError, urllib3.exceptions.HTTPError):
-        return f"The gateway answered with status {response.status}."
+class Connection:
+    """One connection to a gateway. Not for more than one thread."""
+
+    def __init__(self, socket: ClientConnection, url: str) -> None:
+        """:param url: the gateway's address, for complaints."""
+        self._socket = socket
+        self._url = url
+        self._ids = map(str, count(1))
+        self._kept: deque[Json] = deque()  # frames that came while an answer was waited for
+
+    def hello(self, secret: str) -> None:
+        """Introduce ourselves.
+
+        :raises GatewayError: we are not let in.
+        """
+        self._receive(_PATIENCE)  # the challenge, which is for devices
+        client = {"id": "cli", "version": version(), "platform": sys.platform, "mode": "cli"}
+        self.call(
+            "connect",
+            minProtocol=_PROTOCOL,
+            maxProtocol=_PROTOCOL,
+            client=client,
+            caps=["tool-events"],
+            scopes=_SCOPES,
+            auth={"token": secret} if secret else None,
+        )
+
+    def call(self, method: str, /, *, patience: float = _PATIENCE, **params: Any) -> Any:
+        """The payload of the first answer to a request; parameters that are None are left out.
+
+        :param patience: seconds.
+        :raises GatewayLost: there is no answer.
+        :raises GatewayError: the gateway refused.
+        """
+        request_id = next(self._ids)
+        stated = {name: value for name, value in params.items() if value is not None}
+        self._send({"type": "req", "id": request_id, "method": method, "params": stated})
+        deadline = time.monotonic() + patience
+        while (frame := self._receive(deadline - time.monotonic())).get("id") != request_id:
+            self._kept.append(frame)
+        check(frame)
+        return frame.get("payload")
+
+    def frames(self) -> Iterator[Json]:
+        """Everything that comes and is no first answer, for as long as it takes.
+
+        :raises GatewayLost: the connection has ended.
+        """
+        while True:
+            yield self._kept.popleft() if self._kept else self._receive(None)
+
+    def close(self) -> None:
+        """Leave."""
+        self._socket.close()
+
+    def _send(self, frame: Json) -> None:
+        from websockets.exceptions import ConnectionClosed
+
+        try:
+            self._socket.send(dumps(frame).decode())
+        except ConnectionClosed:
+            raise self._lost() from None
+
+    def _receive(self, patience: float | None) -> Json:
+        from websockets.exceptions import ConnectionClosed
+
+        try:
+            frame = loads(self._socket.recv(patience, decode=False))
+        except ConnectionClosed:
+            raise self._lost() from None
+        except TimeoutError:
+            raise GatewayLost(f"The gateway at {self._url} did not answer.") from None
+        except InvalidJson:
+            frame = None
+        if not isinstance(frame, dict):
+            raise GatewayError(f"What {self._url} answers is not OpenClaw's protocol.")
+        return dict(frame)
+
+    def _lost(self) -> GatewayLost:
+        return GatewayLost(f"The connection to the gateway at {self._url} was lost.")
 
 
-def _object(data: bytes | str) -> dict[str, Any]:
-    try:
-        value = loads(data if isinstance(data, bytes) else data.encode())
-    except InvalidJson:
-        value = None
-    if not isinstance(value, dict):
-        raise GatewayError("The gateway's answer could not be read; is something else on this port?")
-    return dict(value)
+def check(answer: Json) -> None:
+    """Make sure that an answer is no refusal.
+
+    :raises GatewayError: it is.
+    """
+    match answer:
+        case {"ok": False, "error": {"message": str(message)}}:
+            raise GatewayError(message)
+        case {"ok": False}:
+            raise GatewayError("The gateway has refused.")
+
+
+def gateway_client(url: str | None = None) -> GatewayClient:
+    """A client as the configuration, the environment and ``--url`` have it.
+
+    :raises ConfigError: one of them cannot be used.
+    """
+    return GatewayClient(load_config(None, os.environ, require_auth=False), url)

@@ -18,7 +18,9 @@ from ..config import load_config
 from ..errors import GatewayError
 from ..runs.command import session_json, transcript_json
 from ..sessions.sql import open_store
-from .client import GatewayClient, GatewayDown
+from ..sessions.store import Store
+from .approvals import harmless
+from .client import OwnGatewayDown, gateway_client, url_option
 
 
 @click.group()
@@ -30,11 +32,10 @@ def sessions() -> None:
 @click.option("--agent", "agent_id", help="Only this agent's sessions.")
 @click.option("--archived", is_flag=True, help="Also those whose key has a newer session.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_sessions(agent_id: str | None, archived: bool, as_json: bool) -> None:
+@url_option
+def list_sessions(agent_id: str | None, archived: bool, as_json: bool, url: str | None) -> None:
     """List sessions, newest first."""
-    config = load_config(None, os.environ, require_auth=False)
-    with closing(open_store(config.state_dir, readonly=True)) as store:
-        rows = [session_json(one) for one in store.list_sessions(agent_id, 1_000, archived=archived)]
+    rows = _listed(agent_id, url, archived=archived)
     if as_json:
         print(json.dumps({"sessions": rows}, ensure_ascii=False))
         return
@@ -46,11 +47,10 @@ def list_sessions(agent_id: str | None, archived: bool, as_json: bool) -> None:
 @sessions.command()
 @click.argument("key")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show(key: str, as_json: bool) -> None:
+@url_option
+def show(key: str, as_json: bool, url: str | None) -> None:
     """Print the transcript of the session KEY."""
-    config = load_config(None, os.environ, require_auth=False)
-    with closing(open_store(config.state_dir, readonly=True)) as store:
-        shown = transcript_json(key, store)
+    shown = _transcript(key, url)
     if as_json:
         print(json.dumps(shown, ensure_ascii=False))
         return
@@ -68,26 +68,51 @@ def _print(entries: list[dict[str, Any]]) -> None:
 
 
 def _echo(role: str, remark: str, text: str) -> None:
-    click.echo(f"{click.style(role, bold=True)} {remark}\n{text}\n")
+    shown = harmless(text) if sys.stdout.isatty() else text
+    click.echo(f"{click.style(role, bold=True)} {remark}\n{shown}\n")
 
 
 @sessions.command()
 @click.argument("key")
-def delete(key: str) -> None:
+@url_option
+def delete(key: str, url: str | None) -> None:
     """Delete the session KEY with its transcript."""
-    if not _delete(key):
+    if not _delete(key, url):
         raise GatewayError(f"There is no session {key!r}.")
     click.echo(f"Deleted {key}.")
 
 
-def _delete(key: str) -> bool:
-    """Through the gateway, which owns the state while it runs; else directly."""
-    config = load_config(None, os.environ, require_auth=False)
+# Each of these asks the gateway, which owns the state while it runs, and else the state itself.
+
+
+def _listed(agent_id: str | None, url: str | None, *, archived: bool) -> list[dict[str, Any]]:
     try:
-        return bool(GatewayClient(config).call("DELETE", "/sessions", key).get("deleted"))
-    except GatewayDown:
-        with closing(open_store(config.state_dir)) as store:
+        listed = gateway_client(url).call("openclaw.sessions", agentId=agent_id, archived=archived)
+        return list(listed["sessions"])
+    except OwnGatewayDown:
+        with _store(readonly=True) as store:
+            return [session_json(one) for one in store.list_sessions(agent_id, 1_000, archived=archived)]
+
+
+def _transcript(key: str, url: str | None) -> dict[str, Any]:
+    try:
+        return dict(gateway_client(url).call("openclaw.transcript", key=key))
+    except OwnGatewayDown:
+        with _store(readonly=True) as store:
+            return transcript_json(key, store)
+
+
+def _delete(key: str, url: str | None) -> bool:
+    try:
+        return bool(gateway_client(url).call("sessions.delete", key=key, evenMain=True)["deleted"])
+    except OwnGatewayDown:
+        with _store() as store:
             return store.delete_session(key)
+
+
+def _store(*, readonly: bool = False) -> closing[Store]:
+    config = load_config(None, os.environ, require_auth=False)
+    return closing(open_store(config.state_dir, readonly=readonly))
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
@@ -102,7 +127,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
             "key": row["key"],
             "messages": row["messages"],
             "tokens": row["inputTokens"] + row["outputTokens"],
-            "cost": f"${row['cost']:,.4f}",
+            "cost": f"${row['cost']:,.4f}" if row["cost"] else "",
             "model": row["model"],
             "last used": _time(row["updatedAt"]),
         }

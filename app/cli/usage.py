@@ -8,7 +8,6 @@ import sys
 import time
 from contextlib import closing
 from typing import Any
-from urllib.parse import urlencode
 
 import click
 from rich.console import Console
@@ -18,7 +17,7 @@ from rich.text import Text
 from ..config import load_config
 from ..runs.usage import parse_usage_query, usage_report
 from ..sessions.sql import open_store
-from .client import GatewayClient, GatewayDown
+from .client import OwnGatewayDown, gateway_client, url_option
 
 _COLUMNS = {
     "runs": "runs",
@@ -39,12 +38,13 @@ _COLUMNS = {
 @click.option("--agent", help="Only this agent's runs.")
 @click.option("--session", metavar="KEY", help="Only this session's runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def usage(as_json: bool, **asked: str | None) -> None:
+@url_option
+def usage(as_json: bool, url: str | None, **asked: str | None) -> None:
     """Add up tokens and cost of the runs that have ended.
 
     Input is without what came from a provider's cache or went into it; output includes reasoning.
     """
-    report = _report({name: value for name, value in asked.items() if value is not None})
+    report = _report({name: value for name, value in asked.items() if value is not None}, url)
     if as_json:
         print(json.dumps(report, ensure_ascii=False))
         return
@@ -55,12 +55,12 @@ def usage(as_json: bool, **asked: str | None) -> None:
         console.print("+ N runs: N runs without a known price.")
 
 
-def _report(asked: dict[str, str]) -> dict[str, Any]:
+def _report(asked: dict[str, str], url: str | None) -> dict[str, Any]:
     """Through the gateway, which knows what it has just done; else from its store."""
-    config = load_config(None, os.environ, require_auth=False)
     try:
-        return GatewayClient(config).call("GET", f"/usage?{urlencode(asked)}")
-    except GatewayDown:
+        return dict(gateway_client(url).call("openclaw.usage", **asked))
+    except OwnGatewayDown:
+        config = load_config(None, os.environ, require_auth=False)
         query = parse_usage_query(asked, time.time_ns() // 1_000_000)
         with closing(open_store(config.state_dir, readonly=True)) as store:
             return usage_report(query, store)
