@@ -25,6 +25,7 @@ from tests.e2e.tool_runs import (
     tool_names,
     transcript,
     user_session,
+    user_texts,
 )
 from tests.scripted_provider import Reply, ScriptedProvider
 from tests.web_site import Site
@@ -266,10 +267,10 @@ def test_the_end_of_a_background_command_is_news_in_the_next_turn(
     wait_until(lambda: not marked(mark) and not descendants(coder.worker_pid), 10, "the command's end")
     chat(coder, "what happened?", user="reader")
     line = f"(session {session}) has ended: it exited with code 5"
-    assert line in system_prompt(provider.requests[-1])
+    assert line in user_texts(provider.requests[-1])
     assert "what happened?" in provider.requests[-1].user_text
     chat(coder, "anything else?", user="reader")
-    assert line not in system_prompt(provider.requests[-1])
+    assert line not in user_texts(provider.requests[-1])
 
 
 def test_a_background_command_lives_on_only_for_who_can_come_back(
@@ -420,10 +421,10 @@ def test_a_child_nobody_waited_for_is_news_in_the_parents_next_turn(
 
     def told() -> bool:
         chat(coder, "any news?", user="busy")
-        return "There are 23 pears." in system_prompt(provider.requests[-1])
+        return "There are 23 pears." in user_texts(provider.requests[-1])
 
     wait_until(told, 10, "the news")
-    assert "'pears'" in system_prompt(provider.requests[-1])
+    assert "'pears'" in user_texts(provider.requests[-1])
 
 
 def test_a_child_of_a_conversation_that_is_over_is_stopped(

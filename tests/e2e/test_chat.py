@@ -305,6 +305,8 @@ def test_stopping_a_run_takes_its_question_back(
 
 
 def test_an_answer_must_make_sense(surface: GatewayProcess) -> None:
+    short = surface.command("approvals", "allow", "")
+    assert (short.returncode, short.stderr) == (1, "openclaw: Give at least 4 characters of the ID.\n")
     unknown = answer_approval(surface, "nosuch", "deny")
     assert (unknown.status, unknown.error["code"]) == (404, "not_found")
     for decision in ("yes", None, ["deny"]):
@@ -444,6 +446,25 @@ def test_a_terminal_is_asked_with_a_prompt_and_shown_no_control_characters(
     assert process.wait(PATIENCE) == 0
     shown.close()
     assert "\x07" not in shown.text
+
+
+def test_what_was_typed_before_the_question_is_no_answer_to_it(
+    surface: GatewayProcess, key: str, provider: ScriptedProvider
+) -> None:
+    provider.script(asking(("exec", {"command": "printf x"})), Reply("as you wish"))
+    master, terminal = pty.openpty()
+    shown = _Shown(master)
+    process = running(surface, "chat", "--session-key", key, stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    wait_until(lambda: shown.text.endswith("> "), PATIENCE, "the prompt")
+    os.write(master, b"run it\ry\r")
+    wait_until(lambda: shown.text.endswith("always: "), PATIENCE, "the question")
+    os.write(master, b"n\r")
+    wait_until(lambda: shown.text.endswith("> ") and "as you wish" in shown.text, PATIENCE, "the answer")
+    os.write(master, b"\x04")
+    assert process.wait(PATIENCE) == 0
+    shown.close()
+    assert results(provider.requests[-1]) == ["The operator has denied this command."]
 
 
 def test_a_chat_needs_a_gateway(surface: GatewayProcess) -> None:

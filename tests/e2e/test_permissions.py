@@ -173,7 +173,7 @@ def divided(start_gateway: StartGateway) -> Iterator[GatewayProcess]:
             "profile": "coding",
             "deny": ["web_*"],
             "byChannel": {"openai": {"deny": ["apply_patch"]}},
-            "byProvider": {"scripted/model": {"deny": ["find"]}, "other": {"profile": "minimal"}},
+            "byProvider": {"scripted/model": {"deny": ["find"]}, "groq": {"profile": "minimal"}},
         },
         agents={
             "list": [

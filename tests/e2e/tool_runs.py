@@ -40,6 +40,11 @@ def system_prompt(received: Received) -> str:
     return text
 
 
+def user_texts(received: Received) -> str:
+    """Everything that was said to the model in the role of the user."""
+    return "\n".join(str(m["content"]) for m in received.body["messages"] if m["role"] == "user")
+
+
 def user_session(name: str, agent: str = "main") -> str:
     """The key of the session of an HTTP request with this ``user``."""
     return f"agent:{agent}:openai-user:{name}"
