@@ -41,6 +41,7 @@ class Plan:
     :ivar stream_seconds: of each stream, once all of them are open.
     :ivar many: stored sessions that are compared with next to none.
     :ivar soak: requests after which memory must be where it was.
+    :ivar idle: WebSocket connections that say nothing.
     """
 
     seconds: float
@@ -48,10 +49,11 @@ class Plan:
     stream_seconds: float
     many: int
     soak: int
+    idle: int
 
 
-FULL = Plan(seconds=3, streams=(1, 100, 1000), stream_seconds=4, many=20_000, soak=5_000)
-QUICK = Plan(seconds=0.4, streams=(1, 50, 200), stream_seconds=0.7, many=1_000, soak=500)
+FULL = Plan(seconds=3, streams=(1, 100, 1000), stream_seconds=4, many=20_000, soak=5_000, idle=1_000)
+QUICK = Plan(seconds=0.4, streams=(1, 50, 200), stream_seconds=0.7, many=1_000, soak=500, idle=200)
 
 
 class Report:
@@ -109,6 +111,7 @@ class Bench:
                 self._requests(targets, clients)
             self._sessions(gateway)
             self._soak(gateway)
+            self._web_sockets(gateway)
         self._growth()
 
     def _cold_start(self, relay: Server, gateway: Server) -> None:
@@ -175,6 +178,27 @@ class Bench:
         self._report.row(f"memory growth over {count:,} requests, MB", aim, "≤ 3", grown <= 3)
         self._report.section()
 
+    def _web_sockets(self, gateway: Server) -> None:
+        """One run heard by many, questions without a run, and clients that only listen."""
+        heard = _listen(gateway, "fan-out", 100, 0, _wish(40, 0.05))
+        add = self._adder("100 WebSocket listeners", [{}, {}, heard])
+        add("CPU per 1,000 frames, ms", "cpu_ms_per_1000", "≤ 100", lambda cpu: cpu <= 100)
+        add("delay, p99, ms", "lag_p99_ms", "≤ 250", lambda lag: lag <= 250)
+        asked = _listen(gateway, "health", 8, self._plan.seconds)
+        add = self._adder("8 WebSocket clients, health", [{}, {}, asked])
+        for measure, key in (
+            ("requests/s", "rate"),
+            ("CPU per request, ms", "cpu_ms"),
+            ("p99, ms", "p99_ms"),
+        ):
+            add(measure, key)
+        idle = _listen(gateway, "idle", self._plan.idle, max(2, self._plan.seconds))
+        add = self._adder(f"{self._plan.idle:,} idle WebSockets", [{}, {}, idle])
+        add("memory each, KiB", "kib_each", "≤ 40", lambda kib: kib <= 40)
+        add("CPU of all, %", "cpu_percent", "≤ 1", lambda cpu: cpu <= 1)
+        add("CPU per greeting, ms", "cpu_ms_to_connect")
+        self._report.section()
+
     def _growth(self) -> None:
         """The same turns beside next to no stored sessions and beside many, in turns."""
         counts = (10, self._plan.many)
@@ -224,7 +248,16 @@ def _load(
     user: str = "",
 ) -> Numbers:
     task = Task(kind, server.port, clients, wish, server.pids, seconds, count, user, servers.TOKEN)
-    command = [sys.executable, "-m", "benchmarks.load", json.dumps(asdict(task))]
+    return _measure("benchmarks.load", task)
+
+
+def _listen(server: Server, kind: str, clients: int, seconds: float, wish: str = "") -> Numbers:
+    task = Task(kind, server.port, clients, wish, server.pids, seconds, token=servers.TOKEN)
+    return _measure("benchmarks.listeners", task)
+
+
+def _measure(module: str, task: Task) -> Numbers:
+    command = [sys.executable, "-m", module, json.dumps(asdict(task))]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=150)
     numbers: Numbers = json.loads(done.stdout)
     return numbers

@@ -157,8 +157,8 @@ class RequestRun:
         count = len(self._latencies)
         return {
             "rate": count / (after.at - before.at),
-            "p50_ms": 1000 * _quantile(self._latencies, 0.5),
-            "p99_ms": 1000 * _quantile(self._latencies, 0.99),
+            "p50_ms": 1000 * quantile(self._latencies, 0.5),
+            "p99_ms": 1000 * quantile(self._latencies, 0.99),
             "cpu_ms": 1000 * (after.cpu - before.cpu) / max(1, count),
             "rss_before_mb": before.rss / 1e6,
             "rss_after_mb": after.rss / 1e6,
@@ -245,10 +245,10 @@ class StreamRun:
         cpu = self._first_end.cpu - self._all_open.cpu
         late = self.lags[self._chunks_at_open : self._chunks_at_end]
         return {
-            "first_byte_ms": 1000 * _quantile(self.first_bytes, 0.5),
-            "first_token_ms": 1000 * _quantile(self._first_tokens, 0.5),
-            "lag_p50_ms": 1000 * _quantile(late, 0.5),
-            "lag_p99_ms": 1000 * _quantile(late, 0.99),
+            "first_byte_ms": 1000 * quantile(self.first_bytes, 0.5),
+            "first_token_ms": 1000 * quantile(self._first_tokens, 0.5),
+            "lag_p50_ms": 1000 * quantile(late, 0.5),
+            "lag_p99_ms": 1000 * quantile(late, 0.99),
             "lag_max_ms": 1000 * max(late),
             "rate": steady / (self._first_end.at - self._all_open.at),
             "cpu_ms_per_1000": 1e6 * cpu / steady,
@@ -273,7 +273,8 @@ def _is_complete(answer: bytes) -> bool:
     return len(body) >= int(length[1]) if length else body.endswith(b"0\r\n\r\n")
 
 
-def _quantile(values: Sequence[float], q: float) -> float:
+def quantile(values: Sequence[float], q: float) -> float:
+    """What the share ``q`` of ``values`` does not exceed; 0 if there are none."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else 0.0
 
