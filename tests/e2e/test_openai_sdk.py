@@ -254,4 +254,5 @@ def test_a_client_that_stops_reading_a_stream_ends_the_run(
         model="openclaw", messages=[{"role": "user", "content": "hi"}], stream=True
     ) as stream:
         assert next(stream).choices[0].delta.role == "assistant"
+        assert provider.wait_for_requests(1)  # who leaves before that is not even asked about
     assert provider.wait_for_disconnect(2)
