@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -26,3 +27,14 @@ def no_thread_left_running() -> Iterator[None]:
         if thread.name.startswith(_OURS):
             thread.join(max(0.0, deadline - time.monotonic()))
             assert not thread.is_alive(), f"the test left the thread {thread.name!r} running"
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A stand-alone gateway sets logging up for its process, which is this one."""
+    logger = logging.getLogger("openclaw")
+    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+    logger.propagate = propagate
