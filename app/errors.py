@@ -20,6 +20,7 @@
     ├── RunTimeout                  504  timeout
     ├── RunAborted                  499  the run was cancelled before its end
     ├── ProviderError               by reason, see ``_PROVIDER_WIRE``
+    ├── InvalidAnswer           502  the model did not answer as the request demands
     └── StoreError                  500  state could not be read or written
 
 A class carries its wire data; each channel has one renderer. Messages are written for
@@ -206,6 +207,16 @@ class RunAborted(GatewayError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"The run was cancelled ({reason}).")
+
+
+class InvalidAnswer(GatewayError):
+    """The model was told what the request demands of the answer, and still did not do so."""
+
+    status, code = 502, "invalid_answer"
+
+    def __init__(self, message: str, *, param: str) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class StoreError(GatewayError):

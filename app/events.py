@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from .cancel import CancelReason
 from .errors import GatewayError
-from .messages import FinishReason, Usage
+from .messages import FinishReason, ToolCall, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +91,15 @@ class ContextCompacted:
 
 @dataclass(frozen=True, slots=True)
 class RunCompleted:
-    """The run has an answer: its whole text, why it stopped, and all tokens it took."""
+    """The run has an answer: its whole text, why it stopped, and all tokens it took.
+
+    :ivar tool_calls: of tools that the caller runs itself; then ``finish_reason`` is ``tool_calls``.
+    """
 
     text: str
     finish_reason: FinishReason
     usage: Usage
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the model should write; None leaves the provider's default."""
+    """How the model should write; None leaves the provider's default.
+
+    ``response_format``, ``logit_bias`` and ``prediction`` are as OpenAI's chat completions have them.
+    """
 
     temperature: float | None = None
     top_p: float | None = None
@@ -138,3 +141,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     response_format: JsonObject | None = None
     reasoning_effort: str | None = None
+    verbosity: str | None = None
+    logit_bias: JsonObject | None = None
+    prediction: JsonObject | None = None
+    service_tier: str | None = None

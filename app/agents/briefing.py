@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from ..messages import Message, SamplingParams, UserMessage
-from ..providers.base import ModelInfo, ModelRequest, ToolSpec
+from ..providers.base import ModelInfo, ModelRequest, ToolChoice, ToolSpec
 from ..tools.registry import Tool
 from .compaction import INSTRUCTIONS
 from .context import repaired, tokens_of, without_images
@@ -26,11 +26,14 @@ _FOCUS = "Whoever asks for it wants this above all: {}"
 class Brief:
     """What is the same in all calls of a model in one turn, so that its provider can keep it cached.
 
+    :ivar tools: the agent's own, then the caller's.
+    :ivar client_tools: the caller's.
     :ivar tokens: estimated size of prompt and tools.
     """
 
     system: str
     tools: tuple[ToolSpec, ...]
+    client_tools: tuple[ToolSpec, ...]
     tokens: int
 
 
@@ -53,7 +56,9 @@ class Briefing:
     def permits(self, name: str, model_ref: str = "") -> bool:
         """True if this run may use the tool, while ``model_ref`` answers."""
         turn, policy = self._turn, self._agent.policy
-        return name not in turn.withheld and policy.permits(name, model_ref=model_ref, channel=turn.channel)
+        if name in turn.withheld or name in turn.client_tools.names:
+            return False
+        return policy.permits(name, model_ref=model_ref, channel=turn.channel)
 
     def brief(self, candidate: Candidate) -> Brief:
         """Prompt and tools for a candidate."""
@@ -66,14 +71,14 @@ class Briefing:
         return info.context_window - min(self._harness.compaction.reserve, info.context_window // 4)
 
     def request(
-        self, candidate: Candidate, credential: int, nudge: str | None, *, with_tools: bool
+        self, candidate: Candidate, credential: int, behind: Sequence[Message], *, with_tools: bool
     ) -> ModelRequest:
         """The next call of the turn.
 
-        :param nudge: said to the model behind the conversation, and no part of it.
+        :param behind: said behind the conversation, and no part of it.
+        :param with_tools: offer the agent's own tools, beside the caller's.
         """
-        info, brief = candidate.info, self.brief(candidate)
-        behind = () if nudge is None else (UserMessage.of(nudge),)
+        info, brief, theirs = candidate.info, self.brief(candidate), self._turn.client_tools
         conversation = self._turn.conversation
         room = conversation.room(self.budget(info), brief.tokens) - tokens_of(self._news)
         messages = repaired(self._with_news(conversation.fitted(room, behind)))
@@ -81,7 +86,9 @@ class Briefing:
             model=candidate.model,
             system=brief.system,
             messages=tuple(messages if info.images else without_images(messages)),
-            tools=brief.tools if with_tools else (),
+            tools=brief.tools if with_tools else brief.client_tools,
+            tool_choice=theirs.choice if brief.client_tools else ToolChoice(),
+            parallel_tool_calls=theirs.parallel,
             params=_within(info, merge_params(self._agent.params, self._turn.params)),
             timeouts=candidate.timeouts,
             credential=credential,
@@ -97,12 +104,13 @@ class Briefing:
 
     def _make_brief(self, candidate: Candidate) -> Brief:
         permitted = (tool for tool in self.tools.values() if self.permits(tool.name, candidate.ref))
-        tools = tuple(map(_spec, permitted)) if candidate.info.tools else ()
+        own = tuple(map(_spec, permitted)) if candidate.info.tools else ()
+        theirs = self._turn.client_tools.offered if candidate.info.tools else ()
         system = build_prompt(
             PromptInput(
                 name=self._agent.name,
                 workspace=self._agent.workspace,
-                tools=tools,
+                tools=own,
                 skills=self._skills,
                 caller=self._turn.system,
                 main_session=self._turn.main_session,
@@ -112,7 +120,8 @@ class Briefing:
                 limits=self._harness.prompt_limits,
             )
         )
-        return Brief(system, tools, fixed_tokens(system, tools))
+        tools = own + theirs
+        return Brief(system, tools, theirs, fixed_tokens(system, tools))
 
 
 def summary_request(candidate: Candidate, credential: int, prompt: str, focus: str) -> ModelRequest:

@@ -8,10 +8,10 @@ from dataclasses import replace
 from functools import partial
 
 from ..cancel import CancelToken
-from ..errors import ProviderError, ProviderReason
+from ..errors import InvalidAnswer, ProviderError, ProviderReason
 from ..events import ContextCompacted, ProgressEvent, ReasoningDelta, TextDelta
 from ..log import get_logger
-from ..messages import AssistantMessage, Message, ToolCall, Usage
+from ..messages import AssistantMessage, FinishReason, Message, ToolCall, Usage, UserMessage
 from ..providers.base import ModelDone
 from ..tools.registry import ToolContext
 from .arguments import clean_calls
@@ -23,6 +23,7 @@ from .models import Candidate
 from .registry import Agent
 from .repeat import RepeatGuard
 from .skills import skill_env
+from .structured import OutputViolation, checked_output
 from .text import ReplyFilter
 from .turn import SEPARATOR, Harness, TurnInput, TurnRecord
 
@@ -33,6 +34,12 @@ _LIMIT = (
 _REPEATING = "The same tool calls keep giving the same results. Stop and answer with what you know by now."
 _UNREADABLE = (
     "Several tool calls were not valid JSON. Stop calling tools and answer with what you know by now."
+)
+_NOT_CALLED = "The request demands a call of {}. Call it now."
+_MALFORMED_BESIDE = "This call was not run: another one beside it was malformed. Send all of them again."
+_VIOLATION = (
+    "Your answer was not shown, because it is not what was asked for: {} "
+    "Answer again, with nothing but the JSON that was asked for."
 )
 _NOTICE = "\n\n[This call has now given the same result several times. Try something else or answer.]"
 _COMPACTED = "Compacted ({:,} → {:,} tokens)."
@@ -89,6 +96,10 @@ class Turn:
             cancel=cancel,
             spawn=harness.spawn,
         )
+        # What the caller demands of the answer is checked before anything of it is shown.
+        self._structured = turn.params.response_format is not None
+        self._held = self._structured or turn.client_tools.choice.required
+        self._objection: tuple[Message, ...] = ()
         self._bad_calls = 0
         self._repeating = False
         self._compactions = 0
@@ -98,23 +109,78 @@ class Turn:
         """Go on until there is an answer, which is then ``record.last``.
 
         :raises ProviderError: no model gave an answer.
+        :raises InvalidAnswer: the answer is not what the caller demands, twice.
         :raises Cancelled: the run was cancelled.
         """
         rounds = 0
         while True:
             done = self._call_model(self._last_word(rounds))
             calls, problems = clean_calls(done.tool_calls)
-            message = AssistantMessage(self.record.partial, calls, done.thoughts)
-            if not calls:
+            own, theirs = self._divided(calls, problems)
+            message = AssistantMessage(self.record.partial, own + theirs, done.thoughts)
+            if own:
+                self._keep(message)
+                self._close_message()
+                self._run_tools(own, problems)
+                rounds += 1
+            if theirs or not (own or self._is_objectionable(done.finish_reason)):
                 break
-            self._keep(message)
-            self._close_message()
-            self._run_tools(calls, problems)
-            for told, number in self._input.steering():
+            for told, number in self._input.steering() if own else ():
                 self._conversation.add(told, number)
-            rounds += 1
-        self.record.last = message
-        self.record.finish_reason = done.finish_reason
+        self._conclude(message, done.finish_reason, theirs, stored=bool(own))
+
+    def _divided(
+        self, calls: Sequence[ToolCall], problems: dict[str, str]
+    ) -> tuple[tuple[ToolCall, ...], tuple[ToolCall, ...]]:
+        """The calls to run here, and those for the caller, who gets none while one is malformed."""
+        tools = self._input.client_tools
+        theirs = tools.among(calls)
+        own = tuple(call for call in calls if call.name not in tools.names)
+        if any(call.id in problems for call in theirs):
+            problems.update({call.id: _MALFORMED_BESIDE for call in theirs if call.id not in problems})
+            return own + theirs, ()
+        return own, theirs
+
+    def _is_objectionable(self, reason: FinishReason) -> bool:
+        """True if the answer is not what the caller demands: then the model is told, once.
+
+        :raises InvalidAnswer: it has been told before.
+        """
+        choice = self._input.client_tools.choice
+        if choice.required:
+            wanted = f"the tool {choice.name!r}" if choice.name else "one of the caller's tools"
+            self._object(_NOT_CALLED.format(wanted), f"The model did not call {wanted}.", "tool_choice")
+            return True
+        if not self._structured or reason != "stop":
+            return False
+        try:
+            self.record.pieces = [checked_output(self._input.params.response_format, self.record.partial)]
+        except OutputViolation as violation:
+            self._object(
+                _VIOLATION.format(violation), f"The answer is not valid: {violation}", "response_format"
+            )
+            return True
+        return False
+
+    def _object(self, told: str, fault: str, param: str) -> None:
+        if self._objection:
+            raise InvalidAnswer(fault, param=param)
+        _log.warning("run %s: %s It is asked again.", self._input.run_id, fault)
+        said = (AssistantMessage(self.record.partial),) if self.record.pieces else ()
+        self._objection = (*said, UserMessage.of(told))
+        self.record.pieces = []
+
+    def _conclude(
+        self, message: AssistantMessage, reason: FinishReason, theirs: tuple[ToolCall, ...], *, stored: bool
+    ) -> None:
+        """Take note of the answer, and show what was held back of it."""
+        if self._structured and theirs:  # then the text is no JSON, and nobody has asked for it
+            self.record.pieces = []
+        self.record.client_calls = theirs
+        self.record.finish_reason = "tool_calls" if theirs else "stop" if reason == "tool_calls" else reason
+        self.record.last = None if stored else replace(message, text=self.record.partial)
+        if self._held and (text := self.record.text):
+            self._emit(TextDelta(text))
 
     def compact(self, focus: str) -> None:
         """Summarise the conversation now, all but its newest part, however much room there is.
@@ -176,17 +242,18 @@ class Turn:
             done = self._stream_once(nudge, with_tools=with_tools)
         if done.tool_calls and not with_tools:
             # It called tools that it was not offered: whatever it wrote is the answer.
-            return ModelDone("stop", (), done.usage)
+            theirs = self._input.client_tools.among(done.tool_calls)
+            return ModelDone("tool_calls" if theirs else "stop", theirs, done.usage)
         return done
 
     def _stream_once(self, nudge: str | None, *, with_tools: bool) -> ModelDone:
         reply = ReplyFilter()
         done: ModelDone | None = None
+        behind = self._objection if nudge is None else (*self._objection, UserMessage.of(nudge))
+        build = partial(self._briefing.request, behind=behind, with_tools=with_tools)
         try:
             # Closed at once when the turn breaks off, so that the call is over and noted by then.
-            with closing(
-                self._caller.stream(partial(self._briefing.request, nudge=nudge, with_tools=with_tools))
-            ) as events:
+            with closing(self._caller.stream(build)) as events:
                 for event in events:
                     self._cancel.raise_if_cancelled()
                     if isinstance(event, TextDelta):
@@ -205,16 +272,18 @@ class Turn:
     def _show(self, events: Iterator[TextDelta | ReasoningDelta]) -> None:
         for event in events:
             if isinstance(event, TextDelta):
-                if self.record.finished and not self.record.pieces:
+                if self.record.finished and not self.record.pieces and not self._held:
                     self._emit(TextDelta(SEPARATOR))
                 self.record.pieces.append(event.text)
+                if self._held:
+                    continue
             self._emit(event)
 
     def _close_message(self) -> None:
         """The message is stored: what the model writes next is another one."""
-        if self.record.pieces:
+        if self.record.pieces and not self._structured:
             self.record.finished.append(self.record.partial)
-            self.record.pieces = []
+        self.record.pieces = []
 
     def _count(self, usage: Usage | None) -> None:
         if usage is None:  # nobody can tell what it has cost

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 
-from ..messages import AssistantMessage, FinishReason, Message, SamplingParams, Usage
+from ..messages import AssistantMessage, FinishReason, Message, SamplingParams, ToolCall, Usage
 from ..sessions.records import ModelCall
 from ..tools.registry import ToolRegistry
 from .calls import Spawn
+from .client_tools import NO_CLIENT_TOOLS, ClientTools
 from .conversation import Conversation
 from .cooldown import Cooldowns
 from .prompt import PromptLimits
@@ -56,6 +57,7 @@ class TurnInput:
     :ivar conversation: the messages so far, the last of them being the one to answer.
     :ivar system: the caller's system text.
     :ivar main_session: the owner's own conversation.
+    :ivar client_tools: what the caller can do for the agent.
     :ivar withheld: tools that this run does not get whatever the policy says.
     :ivar purpose: of a sub-agent, what it was started for; empty for everybody else.
     :ivar news: what happened since the last turn, a line each.
@@ -73,6 +75,7 @@ class TurnInput:
     ephemeral: bool = False
     main_session: bool = False
     purpose: str = ""
+    client_tools: ClientTools = NO_CLIENT_TOOLS
     withheld: frozenset[str] = frozenset()
     news: tuple[str, ...] = ()
     off_the_clock: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -86,7 +89,9 @@ class TurnRecord:
 
     :ivar finished: the visible texts of the messages before the one being written.
     :ivar pieces: the visible deltas of the message being written.
-    :ivar last: the finished answer, not yet stored; None while there is none.
+    :ivar last: the finished answer, not yet stored; None while there is none, and where all of it
+        is stored already.
+    :ivar client_calls: what the caller is to do, if the answer asks for it.
     :ivar cost: in US dollars; None once a model of unknown price has answered.
     :ivar context_tokens: size of the last prompt and its answer, 0 if nobody counted.
     """
@@ -97,6 +102,7 @@ class TurnRecord:
     cost: float | None = 0.0
     context_tokens: int = 0
     last: AssistantMessage | None = None
+    client_calls: tuple[ToolCall, ...] = ()
     finish_reason: FinishReason = "stop"
     model_ref: str = ""
     calls: list[ModelCall] = field(default_factory=list)

@@ -13,11 +13,23 @@ from ..messages import FinishReason, JsonObject, Message, SamplingParams, Though
 
 @dataclass(frozen=True, slots=True)
 class ToolSpec:
-    """A tool as the model sees it; ``parameters`` is a JSON schema of an object."""
+    """A tool as the model sees it; ``parameters`` is a JSON schema of an object.
+
+    :ivar strict: the model is to be held to the schema; None leaves it to the provider.
+    """
 
     name: str
     description: str
     parameters: JsonObject
+    strict: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether the model has to call a tool: it may, or it must, or it must call the one called ``name``."""
+
+    required: bool = False
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +93,8 @@ class CallTimeouts:
 class ModelRequest:
     """One call of one model: everything it gets to see.
 
+    :ivar tool_choice: means something only if there are ``tools``.
+    :ivar parallel_tool_calls: False if one answer may call one tool at most.
     :ivar credential: which of the provider's keys to use, counted from 0.
     :ivar cache_key: the same for calls that share their beginning, "" if nobody knows.
     """
@@ -94,6 +108,8 @@ class ModelRequest:
     timeouts: CallTimeouts = CallTimeouts()
     credential: int = 0
     cache_key: str = ""
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,7 @@ class Attempt:
                 scratch=self._scratch,
                 system=request.system,
                 params=self._params,
+                client_tools=request.client_tools,
                 ephemeral=request.ephemeral,
                 main_session=request.session_key == self._parts.main_key(self.agent.id),
                 purpose=request.purpose,

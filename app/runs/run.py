@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from ..agents.client_tools import NO_CLIENT_TOOLS, ClientTools
 from ..cancel import CancelReason, CancelToken
 from ..events import TERMINAL, RunEvent
 from ..log import get_logger
@@ -27,6 +28,7 @@ class RunRequest:
     :ivar system: extra system text of the caller, may be empty.
     :ivar messages: the conversation or its newest part; the last one is answered.
     :ivar params: sampling parameters of the caller; they win over the agent's own.
+    :ivar client_tools: tools of the caller; a call of one ends the run.
     :ivar timeout: seconds the run may take once it runs; None takes the agent's.
     :ivar created_at: unix time in milliseconds.
     :ivar model: ``provider/model`` that is to answer instead of the agent's, without fallbacks.
@@ -50,6 +52,7 @@ class RunRequest:
     created_at: int
     system: str = ""
     params: SamplingParams = SamplingParams()
+    client_tools: ClientTools = NO_CLIENT_TOOLS
     timeout: float | None = None
     model: str | None = None
     depth: int = 0

@@ -227,7 +227,7 @@ class RunService:
         try:
             self._take_turn(attempt, live)
             record = attempt.record
-            ending = RunCompleted(record.text, record.finish_reason, record.usage)
+            ending = RunCompleted(record.text, record.finish_reason, record.usage, record.client_calls)
         except Cancelled as cancelled:
             ending = attempt.cancelled(cancelled.reason)
         except GatewayError as error:

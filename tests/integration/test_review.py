@@ -20,7 +20,8 @@ from flask import Flask, Response
 
 from app.cancel import CancelReason
 from app.channels.client import client_address
-from app.channels.openai.schema import MAX_IMAGE_BYTES, parse_chat_request
+from app.channels.openai.images import MAX_IMAGE_BYTES
+from app.channels.openai.schema import parse_chat_request
 from app.config import load_config
 from app.errors import InvalidRequest, RunAborted, SessionBusy
 from app.events import TERMINAL, RunCancelled, RunEvent, RunFailed

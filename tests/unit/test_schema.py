@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.channels.openai.schema import MAX_IMAGES, MAX_MESSAGES, ChatRequest, parse_chat_request
+from app.channels.openai.content import MAX_MESSAGES
+from app.channels.openai.images import MAX_IMAGES
+from app.channels.openai.schema import ChatRequest, parse_chat_request
 from app.errors import InvalidRequest
 from app.messages import (
     AssistantMessage,
