@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from flask import Flask
 
-from .channels import control, health
+from .channels import control, health, openapi
 from .channels.auth import Guard
 from .channels.openai import views as openai
 from .channels.ws import channel as ws
@@ -74,6 +74,7 @@ class Gateway:
         guard = Guard(settings.gateway.auth, settings.gateway.trusted_proxies)
         app.register_blueprint(openai.create_blueprint(runtime, guard), url_prefix=f"{url_prefix}/v1")
         app.register_blueprint(control.create_blueprint(runtime, guard), url_prefix=f"{url_prefix}/api")
+        app.register_blueprint(openapi.create_blueprint(runtime, guard), url_prefix=url_prefix or None)
         app.register_blueprint(health.create_blueprint(runtime), url_prefix=url_prefix or None)
         app.register_blueprint(ws.create_blueprint(ws.open_channel(runtime, guard), url_prefix))
         app.extensions[KEY] = runtime

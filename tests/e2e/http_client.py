@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.e2e.gateway_process import TOKEN, GatewayProcess
+from tests.e2e.published_schemas import check_body, check_event
 
 PATH = "/v1/chat/completions"
 
@@ -50,8 +51,10 @@ class Connection:
     def __init__(self, gateway: GatewayProcess, source: str = "127.0.0.1") -> None:
         self.socket = socket.create_connection(("127.0.0.1", gateway.port), 20, (source, 0))
         self._file = self.socket.makefile("rb")
+        self._path = ""  # of the last request
 
     def send(self, data: bytes) -> Self:
+        self._path = _path_of(data)
         self.socket.sendall(data)
         return self
 
@@ -67,7 +70,9 @@ class Connection:
         """The next response, without looking past its end."""
         version, status, headers = self.read_head()
         body = b"" if head_only else self._read_body(headers)
-        return Answer(status, headers, body, version)
+        answer = Answer(status, headers, body, version)
+        self._check(answer)
+        return answer
 
     def lines(self) -> Iterator[str]:
         """The lines of a chunked body's pieces, as they arrive; ends with the body."""
@@ -80,7 +85,9 @@ class Connection:
         """The data of each server-sent event as it arrives; ``"[DONE]"`` as it is."""
         for line in self.lines():
             if line.startswith("data: "):
-                yield parse_data(line.removeprefix("data: "))
+                event = parse_data(line.removeprefix("data: "))
+                check_event(self._path, event)
+                yield event
 
     def read_to_end(self) -> bytes:
         """Everything until the server closes the connection."""
@@ -107,6 +114,15 @@ class Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _check(self, answer: Answer) -> None:
+        """Every answer of every test is held against what OpenAI has published."""
+        kind = answer.headers.get("content-type", "")
+        if kind == "application/json" and answer.body:
+            check_body(self._path, answer.status, answer.json)
+        elif kind.startswith("text/event-stream") and answer.body.endswith(b"\n\n"):
+            for event in stream_events(answer.body):
+                check_event(self._path, event)
 
     def _line(self) -> str:
         line = self._file.readline()
@@ -173,6 +189,12 @@ def open_stream(
     assert status == 200
     assert fields["content-type"].startswith("text/event-stream")
     return connection
+
+
+def _path_of(data: bytes) -> str:
+    """What the request that begins with ``data`` is for; "" if it begins with none."""
+    _, _, rest = data.partition(b"\r\n")[0].partition(b" ")
+    return rest.partition(b" ")[0].partition(b"?")[0].decode("latin-1")
 
 
 def parse_data(data: str) -> Any:

@@ -1,0 +1,76 @@
+"""``/openapi.json``: what this gateway serves, and nothing else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from flask import Blueprint, Response, request
+
+from ..runtime import Runtime
+from ..version import version
+from ..wire import dumps
+from .auth import Guard
+from .http import ALL_METHODS, json_response, render_errors, require_exact_path, require_method
+
+
+def create_blueprint(runtime: Runtime, guard: Guard) -> Blueprint:
+    """The document for one gateway, to be registered under its prefix. Only who has the secret gets it."""
+    blueprint = Blueprint("openclaw_openapi", __name__)
+    render_errors(blueprint)
+    document = _Document(runtime)
+
+    def check() -> None:
+        require_exact_path()
+        require_method("GET", "HEAD")
+        guard.check(request.environ)
+
+    def view() -> Response:
+        return json_response(
+            document.for_server(request.root_path + request.path.removesuffix("/openapi.json"))
+        )
+
+    blueprint.before_request(check)
+    blueprint.add_url_rule(
+        "/openapi.json",
+        "document",
+        view,
+        methods=ALL_METHODS,
+        provide_automatic_options=False,
+        strict_slashes=True,
+    )
+    return blueprint
+
+
+class _Document:
+    """The document, read when somebody first asks for it. Any thread may ask."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        endpoints = runtime.config.gateway.http.endpoints
+        switches = endpoints.model_dump(by_alias=True)
+        self._switched_on = {name for name, settings in switches.items() if settings["enabled"]}
+        self._lock = threading.Lock()
+        self._content: Mapping[str, Any] | None = None
+
+    def for_server(self, url: str) -> bytes:
+        """The document as JSON.
+
+        :param url: the server's, below which the paths are; "" for the root.
+        """
+        with self._lock:
+            self._content = self._content or self._read()
+        return dumps({**self._content, "servers": [{"url": url or "/"}]})
+
+    def _read(self) -> dict[str, Any]:
+        text = files(__package__).joinpath("openapi.yaml").read_text("utf-8")
+        content: dict[str, Any] = yaml.safe_load(text)
+        content["info"]["version"] = version()
+        content["paths"] = {path: item for path, item in content["paths"].items() if self._is_served(item)}
+        return content
+
+    def _is_served(self, item: dict[str, Any]) -> bool:
+        switches = item.pop("x-switch", None)
+        return switches is None or not self._switched_on.isdisjoint(switches)
