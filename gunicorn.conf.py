@@ -6,6 +6,7 @@ monkey.patch_all()
 
 import ctypes  # noqa: E402 - everything is imported after patching
 import gc  # noqa: E402
+import math  # noqa: E402
 import os  # noqa: E402
 import resource  # noqa: E402
 import signal  # noqa: E402
@@ -21,14 +22,15 @@ workers = 1
 # Above the gateway's own limit of runs, so that it answers 503 and health checks always get through.
 worker_connections = 5_000
 timeout = 60
-graceful_timeout = 25
+# How long runs may go on after SIGTERM.
+DRAIN_SECONDS = float(os.environ.get("OPENCLAW_DRAIN_SECONDS") or 15)
+# Its end is a SIGKILL. After the drain, those runs that are left are stopped (up to 5 seconds), the last
+# events go out (1), WebSocket clients leave (4); the rest is for commands, child processes and the database.
+graceful_timeout = math.ceil(DRAIN_SECONDS) + 5 + 1 + 4 + 5
 # Shorter than graceful_timeout: an idle connection must not hold up a restart.
 keepalive = 5
 preload_app = False
 control_socket_disable = True
-
-# How long runs may go on after SIGTERM; below graceful_timeout, whose end is a SIGKILL.
-DRAIN_SECONDS = float(os.environ.get("OPENCLAW_DRAIN_SECONDS") or 15)
 
 _PR_SET_DUMPABLE = 4
 

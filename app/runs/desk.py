@@ -58,12 +58,17 @@ class Desk:
         self._default_model = default_model
         self._clock = clock
         self._runs: RunService | None = None
+        self._end_commands: Callable[[str], None] = lambda _: None
         self._lock = threading.Lock()  # guards _working
         self._working: dict[str, int] = {}
 
-    def open(self, runs: RunService) -> None:
-        """Start business: runs use tools, and some tools start runs."""
+    def open(self, runs: RunService, end_commands: Callable[[str], None]) -> None:
+        """Start business: runs use tools, and some tools start runs.
+
+        :param end_commands: ends the background commands of the session with this key.
+        """
         self._runs = runs
+        self._end_commands = end_commands
 
     def sessions(
         self, context: ToolContext, *, limit: int, active_minutes: int | None
@@ -76,10 +81,13 @@ class Desk:
         self, context: ToolContext, key: str, *, limit: int, include_tools: bool
     ) -> list[dict[str, Any]]:
         """See :meth:`SessionDesk.history`."""
-        self._check(context, key)
-        entries = self._store.transcript(key).history
-        shown = [row for entry in entries if (row := _shown(entry.message, include_tools))]
-        return shown[-limit:]
+        there, asked = self._check(context, key).message_count, limit
+        while True:  # some messages may not be shown; whoever asks for few reads few all the same
+            entries = self._store.newest(key, asked).history
+            shown = [row for entry in entries if (row := _shown(entry.message, include_tools))]
+            if len(shown) >= limit or asked >= there:
+                return shown[-limit:]
+            asked *= 4
 
     def send(self, context: ToolContext, key: str, message: str, *, wait: float) -> dict[str, Any]:
         """See :meth:`SessionDesk.send`."""
@@ -123,6 +131,7 @@ class Desk:
             session_key=key,
             ephemeral=False,
             channel=context.channel,
+            message_channel=parent.request.message_channel if parent else "",
             messages=(UserMessage.of(message),),
             created_at=self._clock(),
             depth=1 + (parent.request.depth if parent else 0),
@@ -162,8 +171,12 @@ class Desk:
         if not outcome.set(ending):
             self._news.post(context.session_key, _news_of(run.request, ending))
         if not keep:
-            with suppress(StoreError):  # a gateway that is closing; then it stays
-                self._store.delete_session(run.request.session_key)
+            self._delete(run.request.session_key)
+
+    def _delete(self, key: str) -> None:
+        self._end_commands(key)
+        with suppress(StoreError):  # a gateway that is closing; then it stays
+            self._store.delete_session(key)
 
     def _take_place(self, run_id: str) -> None:
         with self._lock:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, cast
@@ -18,7 +18,7 @@ from ..cancel import CancelReason
 from ..errors import GatewayError
 from ..events import TERMINAL, RunCancelled, RunCompleted, RunEvent, RunFailed, RunStarted, TerminalEvent
 from ..log import get_logger
-from ..messages import AssistantMessage, FinishReason, Usage
+from ..messages import AssistantMessage, FinishReason, Message, ToolMessage, Usage
 from ..sessions.records import INTERRUPTED, RunEnd, RunStart
 from ..sessions.records import Run as RunRecord
 from ..sessions.store import Store
@@ -232,19 +232,7 @@ class Outcomes:
             return None
         if record.error_code in INTERRUPTED and not interrupted:
             return None
-        return Outcome(run_id, self._ending(record), record.created_at, record.ended_at)
-
-    def _ending(self, record: RunRecord) -> TerminalEvent:
-        if record.status == "completed":
-            said = (entry.message for entry in self._store.said_in(record))
-            texts = [message.text for message in said if isinstance(message, AssistantMessage)]
-            reason = cast(FinishReason, record.finish_reason or "stop")
-            return RunCompleted(SEPARATOR.join(filter(None, texts)), reason, record.usage)
-        if record.status == "cancelled":
-            return RunCancelled(CancelReason.USER)
-        error = GatewayError(record.error_message or "The run failed.")
-        error.code = record.error_code
-        return RunFailed(error)
+        return Outcome(run_id, ending_of(record, self._store), record.created_at, record.ended_at)
 
     def _later(self, now: int) -> int:
         """``now``, or a little later: what was asked first has the smaller time."""
@@ -258,6 +246,30 @@ class Outcomes:
         code = error.code or error.type
         end = RunEnd(run_id, "failed", None, Usage(), "", code, error.message, self._clock(), 0)
         self._store.finish(end, ())
+
+
+def ending_of(record: RunRecord, store: Store) -> TerminalEvent:
+    """How a run ended that is over, by its record and what it has left in its session's transcript.
+
+    :raises StoreError: the transcript could not be read.
+    """
+    if record.status == "completed":
+        return _answer(record, [entry.message for entry in store.said_in(record)])
+    if record.status == "cancelled":
+        return RunCancelled(CancelReason.USER)
+    error = GatewayError(record.error_message or "The run failed.")
+    error.code = record.error_code
+    return RunFailed(error)
+
+
+def _answer(record: RunRecord, said: Sequence[Message]) -> RunCompleted:
+    spoken = [message for message in said if isinstance(message, AssistantMessage)]
+    reason = cast(FinishReason, record.finish_reason or "stop")
+    done = {message.call_id for message in said if isinstance(message, ToolMessage)}
+    last = spoken[-1].tool_calls if spoken and reason == "tool_calls" else ()
+    calls = tuple(call for call in last if call.id not in done)
+    text = SEPARATOR.join(message.text for message in spoken if message.text)
+    return RunCompleted(text, reason, record.usage, calls, record.model)
 
 
 def _queued(request: RunRequest) -> RunStart:

@@ -7,17 +7,29 @@ from pathlib import Path
 
 import pytest
 
+from app.agents.client_tools import ClientTools
 from app.cancel import CancelReason
 from app.errors import AgentNotFound, GatewayDraining, SessionBusy, StoreError
 from app.events import RunCancelled, RunCompleted, RunFailed
-from app.messages import ImagePart, SamplingParams, TextPart, Usage, UserMessage
+from app.messages import (
+    AssistantMessage,
+    ImagePart,
+    SamplingParams,
+    TextPart,
+    ToolCall,
+    ToolMessage,
+    Usage,
+    UserMessage,
+)
+from app.providers.base import ToolChoice, ToolSpec
 from app.runs.outcomes import STARTED, UNDER_WAY, Outcome, Outcomes
 from app.runs.packing import UnreadableRequest, pack, unpack
 from app.runs.run import RunRequest
 from app.runtime import Runtime
-from app.sessions.records import RunEnd, RunStart
+from app.sessions.records import NewEntry, RunEnd, RunStart
 from app.sessions.sql import open_store
-from tests.integration.runs import PATIENCE, Start, request, transcript, wait_until
+from app.wire import dumps, loads
+from tests.integration.runs import PATIENCE, Start, request, sent, transcript, wait_until
 from tests.scripted_provider import Hang, Reply, ScriptedProvider, Status, call
 
 
@@ -278,6 +290,45 @@ def test_what_waits_when_the_gateway_stops_neither_begins_nor_ends_before_the_ne
     assert text_of(ended(later, second.run_id)) == "second answer"
 
 
+@pytest.mark.parametrize("a_place_is_free", [False, True])
+def test_what_waits_for_a_model_when_the_gateway_stops_is_answered_by_the_next(
+    start: Start, model: ScriptedProvider, *, a_place_is_free: bool
+) -> None:
+    """Its question is stored already: there is room for one run only, and another has it."""
+    gate = threading.Event()
+    model.script(Reply("first answer", gate=gate) if a_place_is_free else Hang(), Reply("second answer"))
+    before = start(agents={"defaults": {"maxConcurrent": 1}})
+    outcomes, events = outcomes_of(before), list[tuple[str, str]]()
+    before.runs.observe(lambda run, event: events.append((run.id, type(event).__name__)))
+    first, second, third = request("first"), request("second", key="b"), request("third", key="b")
+    start_run(outcomes, first)
+    wait_until(lambda: len(model.requests) == 1)
+    start_run(outcomes, second)
+    start_run(outcomes, third)
+    wait_until(lambda: transcript(before, "b"))
+    closing = threading.Thread(target=before.close, args=(PATIENCE if a_place_is_free else 0,))
+    closing.start()
+    wait_until(lambda: before.runs.draining)
+    gate.set()
+    closing.join(PATIENCE)
+
+    assert {run_id for run_id, _ in events} == {first.run_id}
+    assert len(model.requests) == 1
+
+    runtime = start()
+    later = outcomes_of(runtime)
+    later.resume()
+    assert text_of(ended(later, second.run_id)) == "second answer"
+    assert text_of(ended(later, third.run_id)) == "echo: third"
+    assert [text for _, text, _ in transcript(runtime, "b")] == [
+        "second",
+        "second answer",
+        "third",
+        "echo: third",
+    ]
+    assert runtime.store.queued() == []
+
+
 def test_a_run_that_a_crash_has_interrupted_goes_on_when_it_is_asked_for_again(
     start: Start, model: ScriptedProvider, tmp_path: Path
 ) -> None:
@@ -296,6 +347,55 @@ def test_a_run_that_a_crash_has_interrupted_goes_on_when_it_is_asked_for_again(
 
     assert text_of(ended(outcomes, asked.run_id)) == "echo: hello"
     assert transcript(runtime) == [("user", "hello", None), ("assistant", "echo: hello", "stop")]
+
+
+def test_a_question_that_a_crash_has_cut_off_is_stored_once_although_another_comes_first(
+    start: Start, model: ScriptedProvider, tmp_path: Path
+) -> None:
+    """The first was asked and not answered, the second waited behind it; then the gateway was killed."""
+    model.script(Reply("second answer"), Reply("first answer"))
+    first, second = request("first", detached=True), request("second", created_at=2_000, detached=True)
+    store = open_store(tmp_path / "state")
+    begun = RunStart(first.run_id, "chat", "s1", "main", "tests", "m", first.created_at)
+    store.enqueue(begun, pack(first))
+    store.begin(begun, first.messages)
+    store.enqueue(RunStart(second.run_id, "chat", None, "main", "tests", "", 2_000), pack(second))
+    store.close()
+
+    runtime = start()
+    outcomes = outcomes_of(runtime)
+    outcomes.resume()
+    ended(outcomes, second.run_id)
+    start_run(outcomes, first)
+
+    assert text_of(ended(outcomes, first.run_id)) == "first answer"
+    assert [text for role, text, _ in transcript(runtime) if role == "user"] == ["first", "second"]
+    assert sent(model)[-1] == ("user", "first")
+
+
+def test_a_turn_that_a_crash_has_cut_off_goes_on_with_what_its_tools_have_found(
+    start: Start, model: ScriptedProvider, tmp_path: Path
+) -> None:
+    model.script(Reply("second answer"), Reply("found it"))
+    asked, other = request("look", detached=True), request("second", detached=True)
+    store = open_store(tmp_path / "state")
+    begun = RunStart(asked.run_id, "chat", "s1", "main", "tests", "m", asked.created_at)
+    store.enqueue(begun, pack(asked))
+    store.begin(begun, asked.messages)
+    looking = AssistantMessage("", (ToolCall("c1", "ls", "{}"),))
+    found = ToolMessage("c1", "ls", "notes.md")
+    store.append("s1", asked.run_id, [NewEntry(looking, "tool_calls"), NewEntry(found, "tool_calls")], 1_500)
+    store.close()
+
+    runtime = start()
+    outcomes = outcomes_of(runtime)
+    start_run(outcomes, other)
+    ended(outcomes, other.run_id)
+    start_run(outcomes, asked)
+
+    assert text_of(ended(outcomes, asked.run_id)) == "found it"
+    assert [role for role, _ in sent(model)[-3:]] == ["user", "assistant", "tool"]
+    assert [text for role, text, _ in transcript(runtime) if role == "user"].count("look") == 1
 
 
 def test_a_run_that_is_over_cannot_be_queued_again(runtime: Runtime) -> None:
@@ -339,14 +439,34 @@ def test_waiting_ends_in_time_and_leaves_nobody_behind(runtime: Runtime) -> None
 def test_a_request_is_the_same_after_it_was_stored() -> None:
     message = UserMessage((TextPart('say "ä😀"'), ImagePart("image/png", "AAAA")))
     params = SamplingParams(temperature=0.5, stop=("a", "b"), reasoning_effort="low")
-    asked = request(message, params=params, timeout=1.5, model="a/b", system="be brief", steer=True)
+    tools = ClientTools((ToolSpec("look", "Look.", {"type": "object"}),), ToolChoice(name="look"), False)
+    asked = request(
+        message, params=params, client_tools=tools, timeout=1.5, model="a/b", system="be brief", steer=True
+    )
 
     assert unpack(pack(asked)) == asked
 
 
+def test_a_request_that_an_older_gateway_has_stored_is_read() -> None:
+    asked = request("hello")
+    stored = loads(pack(asked).encode())
+    assert isinstance(stored, dict)
+    older = {name: value for name, value in stored.items() if name != "client_tools"}
+
+    assert unpack(dumps(older).decode()) == asked
+
+
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"messages": [], "params": {}, "more": 1}', '{"messages": ["x"], "params": {}}'],
+    [
+        "",
+        "[]",
+        "{}",
+        '{"messages": [], "params": {}, "more": 1}',
+        '{"messages": ["x"], "params": {}}',
+        '{"messages": [], "params": {}, "client_tools": {"specs": []}}',
+        '{"messages": [], "params": {}, "client_tools": {"specs": [1], "choice": {}, "parallel": true}}',
+    ],
 )
 def test_what_is_no_request_is_unreadable(text: str) -> None:
     with pytest.raises(UnreadableRequest):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.messages import AssistantMessage, UserMessage
-from app.sessions.records import NewEntry, RunStart, SessionSettings
+from app.messages import AssistantMessage, Usage, UserMessage
+from app.sessions.records import Added, NewEntry, RunEnd, RunStart, SessionSettings
 from app.sessions.sql import open_store
 from app.sessions.store import Store
 
@@ -28,6 +28,10 @@ def talk(store: Store, key: str, *texts: str, agent: str = "main") -> None:
         store.append(run.session_id, run.id, [NewEntry(AssistantMessage(f"{text}!"), "stop")], 2)
 
 
+def end(run_id: str) -> RunEnd:
+    return RunEnd(run_id, "completed", "stop", Usage(), "p/m", None, None, 3, 1)
+
+
 def test_the_newest_messages_come_in_their_order(store: Store) -> None:
     talk(store, "a", "one", "two", "three")
 
@@ -41,6 +45,34 @@ def test_the_newest_messages_come_in_their_order(store: Store) -> None:
     ]
     assert len(store.newest("a", 100).history) == 6
     assert store.newest("nobody's", 3).session is None
+
+
+def test_whoever_watches_is_shown_what_is_stored_as_it_is_then_read(store: Store) -> None:
+    seen: list[Added] = []
+    store.watch(seen.append)
+
+    run = RunStart("r1", "a", "id-a", "main", "tests", "p/m", 1)
+    store.begin(run, [UserMessage.of("one"), UserMessage.of("two")])
+    store.append("id-a", "r1", [NewEntry(AssistantMessage("hm"), "tool_calls")], 2)
+    store.finish(end("r1"), [NewEntry(AssistantMessage("three"), "stop")])
+    store.finish(end("r1"), [NewEntry(AssistantMessage("again"), "stop")])
+    store.append("nobody's", "r1", [NewEntry(AssistantMessage("lost"))], 2)
+    store.begin(RunStart("r2", "b", None, "main", "tests", "p/m", 1), [UserMessage.of("not kept")])
+
+    assert {(one.session_key, one.agent_id) for one in seen} == {("a", "main")}
+    assert [len(one.entries) for one in seen] == [2, 1, 1]
+    assert tuple(entry for one in seen for entry in one.entries) == store.transcript("a").history
+
+
+def test_a_watcher_that_fails_keeps_nothing_from_being_stored(store: Store) -> None:
+    seen: list[Added] = []
+    store.watch(lambda added: {}[added])
+    store.watch(seen.append)
+
+    talk(store, "a", "one")
+
+    assert [entry.message.text for entry in store.transcript("a").history] == ["one", "one!"]
+    assert len(seen) == 2
 
 
 def test_sessions_tell_how_they_began_and_what_was_said_last(store: Store) -> None:

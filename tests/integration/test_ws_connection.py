@@ -246,6 +246,35 @@ def test_there_is_room_for_so_many_connections_and_then_again_when_one_has_left(
     assert json.loads(body)["error"]["code"] == "gateway_unavailable"
 
 
+def test_those_who_say_nothing_take_no_place_from_those_who_have_said_hello(serve: Serve) -> None:
+    served = serve(connections=2, strangers=1)
+
+    with ExitStack() as stack:
+        strangers = [stack.enter_context(RawClient(served.port))]
+        assert strangers[0].event()["event"] == "connect.challenge"
+        strangers.append(stack.enter_context(RawClient(served.port)))
+        assert strangers[1].event()["event"] == "connect.challenge"
+        first, second = (stack.enter_context(served.client()) for _ in range(2))
+
+        assert [stranger.end() for stranger in strangers] == [(1013, "try again later")] * 2
+        for client in (first, second):
+            client.ask("1", "health")
+            assert client.answer("1")["ok"]
+
+
+def test_a_stranger_finds_no_place_if_others_have_said_hello_meanwhile(serve: Serve) -> None:
+    served = serve(connections=1)
+
+    with RawClient(served.port) as late, served.client() as first:
+        assert late.event()["event"] == "connect.challenge"
+        late.send(frame(connect_request(TOKEN)))
+
+        assert late.answer("hello")["error"]["code"] == "UNAVAILABLE"
+        assert late.end() == (1013, "try again later")
+        first.ask("1", "health")
+        assert first.answer("1")["ok"]
+
+
 def test_everybody_is_told_when_the_gateway_stops(serve: Serve) -> None:
     served = serve()
 
@@ -297,6 +326,57 @@ def test_a_slow_reader_that_reads_on_learns_why_it_was_let_go(serve: Serve) -> N
             served.hub.broadcast("test", payload)
 
         assert slow.end() == (1008, "slow consumer")
+
+
+def test_when_too_much_waits_for_all_together_the_slowest_is_let_go(serve: Serve) -> None:
+    served = serve(buffered_bytes=50_000_000, all_buffered_bytes=12_000_000, farewell_seconds=0.2)
+    payload = dumps("x" * 100_000)
+
+    with ExitStack() as stack:
+        slowest = stack.enter_context(served.client(receive_buffer=4_096))
+        for _ in range(100):  # ten of twelve megabytes; some of them the kernel takes
+            served.hub.broadcast("test", payload)
+        later = [stack.enter_context(served.client(receive_buffer=4_096)) for _ in range(2)]
+        for _ in range(60):
+            served.hub.broadcast("test", payload)
+
+        wait_until(lambda: slowest.id not in [peer.id for peer in served.hub.peers()])
+        for client in later:
+            assert [next(client.events("test"))["payload"] for _ in range(60)] == ["x" * 100_000] * 60
+
+
+def test_many_slow_readers_at_once_hold_up_nobody(serve: Serve) -> None:
+    """Four threads talk to eight who read nothing; whoever goes, the others are not in its way."""
+    served = serve(buffered_bytes=50_000_000, all_buffered_bytes=2_000_000, farewell_seconds=0.1)
+    payload = dumps("x" * 100_000)
+
+    def talk() -> None:
+        for _ in range(100):
+            served.hub.broadcast("test", payload)
+
+    with ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(served.client(receive_buffer=4_096))
+        talkers = [threading.Thread(target=talk) for _ in range(4)]
+        for talker in talkers:
+            talker.start()
+        for talker in talkers:
+            talker.join(PATIENCE)
+
+        assert not any(talker.is_alive() for talker in talkers)
+        wait_until(lambda: len(served.hub.peers()) <= 2)
+    wait_until(lambda: not served.hub.peers())
+
+
+def test_what_a_slow_reader_has_taken_waits_no_more(serve: Serve) -> None:
+    served = serve(buffered_bytes=50_000_000, all_buffered_bytes=8_000_000)
+    payload = dumps("x" * 100_000)
+
+    with served.client(receive_buffer=4_096) as slow:
+        for _ in range(5):
+            for _ in range(60):
+                served.hub.broadcast("test", payload)
+            assert [next(slow.events("test"))["payload"] for _ in range(60)] == ["x" * 100_000] * 60
 
 
 def test_what_may_be_dropped_is_dropped_for_a_slow_reader_and_leaves_no_hole(serve: Serve) -> None:
@@ -400,6 +480,22 @@ def test_the_hosts_own_web_sockets_stay_its_own(serve: Serve) -> None:
 
         assert host.frame() == (1, b"host: hello")
         assert gateway.event()["event"] == "connect.challenge"
+
+
+@pytest.mark.parametrize("comes_first", [True, False])
+def test_a_login_of_the_host_sees_upgrades_if_it_was_there_first(serve: Serve, *, comes_first: bool) -> None:
+    app = Flask("host")
+    if comes_first:
+        app.before_request(lambda: ("Who are you?", 401))
+    served = serve(app)
+    if not comes_first:
+        app.before_request(lambda: ("Who are you?", 401))
+
+    if comes_first:
+        assert served.answer_to(upgrade_request())[0] == 401
+    else:
+        with RawClient(served.port) as client:
+            assert client.event()["event"] == "connect.challenge"
 
 
 def test_plain_requests_are_answered_as_if_there_were_no_channel(serve: Serve) -> None:

@@ -304,6 +304,21 @@ def test_messages_are_followed_by_the_full_key(gateway: Gateway) -> None:
     assert gateway.peer.subscriptions == set()
 
 
+def test_nobody_follows_more_sessions_than_a_person_could_look_at(gateway: Gateway) -> None:
+    gateway.call("sessions.subscribe")
+    for number in range(200):
+        gateway.call("sessions.messages.subscribe", key=f"s{number}")
+
+    refused = gateway.refusal("sessions.messages.subscribe", key="one more")
+    again = gateway.call("sessions.messages.subscribe", key="s7")
+    gateway.call("sessions.messages.unsubscribe", key="s8")
+    instead = gateway.call("sessions.messages.subscribe", key="one more")
+
+    assert refused == "A connection follows at most 200 sessions; unsubscribe from one."
+    assert again["subscribed"]
+    assert instead["subscribed"]
+
+
 def test_a_session_is_created_once(gateway: Gateway) -> None:
     first = gateway.call("sessions.create", key="tui-1", label="One")
     second = gateway.call("sessions.create", key="agent:main:TUI-1")

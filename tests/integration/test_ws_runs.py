@@ -30,7 +30,7 @@ from app.runtime import Runtime
 from app.sessions.records import RunEnd, RunStart
 from app.wire import dumps, loads
 from tests.integration.runs import Start, request, wait_until
-from tests.scripted_provider import Reply, ScriptedProvider, call
+from tests.scripted_provider import Hang, Reply, ScriptedProvider, call
 
 _NAMES = itertools.count(1)
 
@@ -82,6 +82,7 @@ class Gateway:
             clock=_now,
             new_id=lambda: f"{next(_NAMES):08}",
         )
+        runtime.store.watch(self.channel.feed.stored)
         runtime.runs.observe(self.channel.feed.observe)
         runtime.runs.observe(self.channel.outcomes.observe)
         self.methods = {**agent.methods(self.channel), **chat.methods(self.channel)}
@@ -235,6 +236,57 @@ def test_a_session_of_another_channel_goes_by_the_key_that_it_has(
         "again",
         "echo: again",
     ]
+
+
+def test_a_message_that_is_refused_interrupts_nothing(start: Start, model: ScriptedProvider) -> None:
+    gate = threading.Event()
+    model.script(Reply("the whole answer", gate=gate))
+    gateway = Gateway(start(agents={"defaults": {"maxPendingPerSession": 1}}))
+    peer, asked = gateway.joined(), {"sessionKey": "s", "queueMode": "interrupt"}
+    gateway.ask(peer, "chat.send", **asked, message="hello", idempotencyKey="k1")
+    wait_until(lambda: model.requests)
+
+    refused = gateway.ask(peer, "chat.send", **asked, message="now", idempotencyKey="k2")
+    gate.set()
+    wait_until(lambda: _ends(peer)["k1"])
+
+    assert len(peer.named(f"err {refused}")) == 1
+    assert [p["state"] for p in peer.named("chat")][-1] == "final"
+
+
+def test_a_message_interrupts_all_that_came_before_it(gateway: Gateway, model: ScriptedProvider) -> None:
+    model.on("message 0", Hang())
+    peer = gateway.joined()
+    for number, mode in enumerate(["queue", "queue", "interrupt"]):
+        asked = {"sessionKey": "s", "message": f"message {number}", "queueMode": mode}
+        gateway.ask(peer, "chat.send", **asked, idempotencyKey=f"k{number}")
+    wait_until(lambda: len(_ends(peer)) == 3)
+
+    states = {p["runId"]: p["state"] for p in peer.named("chat")}
+    assert states == {"k0": "aborted", "k1": "aborted", "k2": "final"}
+
+
+def test_whoever_follows_a_session_is_told_each_message_once_it_is_stored(
+    gateway: Gateway, model: ScriptedProvider
+) -> None:
+    model.script(Reply("Let me see.", tool_calls=[call("ls", {"path": "."}, call_id="c1")]), Reply("Done."))
+    follower, other, blind = (gateway.joined() for _ in range(3))
+    blind.scopes = frozenset()
+    for peer, key in ((follower, "agent:main:s"), (other, "agent:main:other"), (blind, "agent:main:s")):
+        peer.subscriptions.add(f"messages:{key}")
+    gateway.ask(follower, "chat.send", sessionKey="s", message="look", idempotencyKey="k")
+    wait_until(lambda: _ends(follower)["k"])
+    gateway.ask(follower, "chat.inject", sessionKey="s", message="by the way")
+
+    told = follower.named("session.message")
+    history = follower.named(f"res {gateway.ask(follower, 'chat.history', sessionKey='s')}")[0]["messages"]
+    assert [event["message"] for event in told] == history
+    assert [row["role"] for row in history] == ["user", "assistant", "toolResult", "assistant", "assistant"]
+    assert {(event["sessionKey"], event["agentId"]) for event in told} == {("agent:main:s", "main")}
+    assert [event["runId"] for event in told[:4]] == ["k"] * 4
+    kinds = [kind for kind, payload in follower.got if kind in ("session.message", "chat", "agent")]
+    assert kinds[0] == "session.message"
+    assert not other.named("session.message") + blind.named("session.message")
 
 
 def test_nothing_is_injected_while_an_answer_is_given(gateway: Gateway, model: ScriptedProvider) -> None:

@@ -47,7 +47,7 @@ from .protocol import Limits, Methods
 from .socket import Handover, prepare
 
 _EVENTS = (
-    "connect.challenge", "agent", "chat", "sessions.changed", "presence", "tick",
+    "connect.challenge", "agent", "chat", "sessions.changed", "session.message", "presence", "tick",
     "health", "shutdown", "exec.approval.requested", "exec.approval.resolved",
 )  # fmt: skip
 _FAMILIES = (
@@ -73,6 +73,7 @@ def open_channel(runtime: Runtime, guard: Guard, limits: Limits | None = None) -
         new_id=_new_id,
     )
     runtime.farewells.append(hub.shutdown)
+    runtime.store.watch(channel.feed.stored)
     runtime.runs.observe(channel.feed.observe)
     runtime.runs.observe(channel.outcomes.observe)  # who waits for an answer gets it after the last event
     approvals.approvals_feed(hub, runtime.tools.approvals)

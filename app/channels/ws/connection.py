@@ -20,6 +20,7 @@ from .scopes import method_for
 from .socket import NORMAL, TRY_AGAIN_LATER, Inbox, Outbox
 
 _BUSY = "too many requests of this connection are being worked on"
+_FULL = "the gateway has no room for another connection"
 _RETRY_MS = 1_000
 
 _log = get_logger("ws")
@@ -50,7 +51,13 @@ class Connection:
         self._desk = desk
         self._environ: Environ | None = environ
         self._executor = runtime.executor
-        self._outbox = Outbox(sock, runtime.executor, limits.buffered_bytes, limits.farewell_seconds)
+        self._outbox = Outbox(
+            sock,
+            runtime.executor,
+            limits.buffered_bytes,
+            limits.farewell_seconds,
+            desk.channel.hub.backlog,
+        )
         self._inbox = Inbox(sock, self._outbox, limits.handshake_bytes)
         self._in_flight: set[object] = set()  # only the reader adds
 
@@ -117,6 +124,10 @@ class Connection:
             if rejected.frame is not None:
                 self._outbox.send(rejected.frame)
             self._dismiss(rejected.code, rejected.reason, messages)
+            return False
+        if not self._desk.channel.hub.welcome(self):
+            self.refuse(accepted.request_id, Refusal(_FULL, code="UNAVAILABLE", retry_after_ms=_RETRY_MS))
+            self._dismiss(TRY_AGAIN_LATER, "try again later", messages)
             return False
         self._welcome(accepted)
         return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,11 +21,14 @@ from ...events import (
     ToolStarted,
     ToolUpdated,
 )
-from ...messages import JsonValue
-from .history import arguments
+from ...messages import JsonValue, ToolCall
+from .history import arguments, called, stop_reason
 from .views import Json, present
 
 DELTA_MILLISECONDS = 150  # at least so long between two deltas of a chat
+# Every event repeats the whole text. So after a long one it takes the longer until the next: no
+# listener gets more of an answer than so many characters in a millisecond, however fast it is written.
+_CHARACTERS = 64
 _SHOWN = 16_000  # characters of a tool's result
 _STOPPED_BY = {
     CancelReason.USER: "rpc",
@@ -53,7 +56,8 @@ class Narrator:
     """Tells one run: ``agent`` events with numbers of their own, and ``chat`` events with the text so far.
 
     Any number of ``chat`` deltas come, at most one in 150 ms, and then, last of all, exactly one
-    of ``final``, ``aborted`` and ``error``.
+    of ``final``, ``aborted`` and ``error``. Each tells what is new since the one before it, and so do
+    the ``agent`` events of what is said.
     """
 
     def __init__(self, run_id: str, session_key: str, agent_id: str) -> None:
@@ -64,6 +68,8 @@ class Narrator:
         self._message_at = 0  # where in the text the message begins that the model is writing
         self._told = 0  # how much of the text the last delta had
         self._told_at = -DELTA_MILLISECONDS
+        self._streamed = 0  # how much of it the last ``agent`` event had
+        self._streamed_at = 0
         self._started_at: int | None = None
 
     @property
@@ -75,43 +81,40 @@ class Narrator:
 
     @property
     def behind(self) -> bool:
-        """True while something was said that no delta has told yet."""
-        return self._told < self._length
+        """True while something was said that is held back."""
+        return self._told < self._length or self._streamed < self._length
 
     def catch_up(self, now: int) -> Iterator[Frame]:
-        """The delta that was held back, once it is time for it."""
-        if self.behind:
+        """What was held back, as far as it is time for it."""
+        if self._streamed < self._length and self._may_stream(now):
+            yield self._piece(now)
+        if self._told < self._length and self._may_tell(now):
             yield self._delta(now)
 
     def hear(self, event: RunEvent) -> None:
         """Take in the run's next event without a word: nobody is listening."""
-        match event:
-            case RunStarted(at):
-                self._started_at = at
-            case TextDelta(text):
-                self._pieces.append(text)
-                between = text == SEPARATOR and self._message_at == self._length
-                self._length += len(text)
-                if between:  # two messages, and part of neither
-                    self._message_at = self._length
-            case ToolStarted():
-                self._message_at = self._length
-            case RunCompleted() | RunFailed() | RunCancelled():
-                self._told = self._length  # by the end itself
+        self._take(event)
+        self._streamed = self._length
 
     def tell(self, event: RunEvent, now: int) -> Iterator[Frame]:
         """The frames for the run's next event, in the order to be sent.
 
         :param now: Unix milliseconds.
         """
-        self.hear(event)
+        match event:
+            case TextDelta():
+                self._take(event)
+                yield from self._say(now)
+                return
+            case ToolStarted():  # a terminal shows the call below what was said before
+                yield from self._say_all(now)
+            case RunCompleted() | RunFailed() | RunCancelled() if self._streamed < self._length:
+                yield self._piece(now)
+        self._take(event)
         match event:
             case RunStarted(at):
                 yield self._agent("lifecycle", {"phase": "start", "startedAt": at}, now)
-            case TextDelta(text):
-                yield from self._say(text, now)
             case ToolStarted(call_id, name, text):
-                yield from self.catch_up(now)  # a terminal shows the call below what was said before
                 yield self._tool("start", call_id, name, {"args": arguments(text)}, now)
             case ToolUpdated(call_id, name, text):
                 yield self._tool("update", call_id, name, {"partialResult": _content(text)}, now)
@@ -121,11 +124,42 @@ class Narrator:
             case RunCompleted() | RunFailed() | RunCancelled():
                 yield from self._end(event, now)
 
-    def _say(self, text: str, now: int) -> Iterator[Frame]:
-        if said := self.text[self._message_at :]:
-            yield self._agent("assistant", {"text": said, "delta": text}, now)
-            if now - self._told_at >= DELTA_MILLISECONDS:
-                yield self._delta(now)
+    def _take(self, event: RunEvent) -> None:
+        match event:
+            case RunStarted(at):
+                self._started_at = at
+            case TextDelta(text):
+                self._pieces.append(text)
+                between = text == SEPARATOR and self._message_at == self._length
+                self._length += len(text)
+                if between:  # two messages, and part of neither
+                    self._message_at = self._streamed = self._length
+            case ToolStarted():
+                self._message_at = self._streamed = self._length
+            case RunCompleted() | RunFailed() | RunCancelled():
+                self._told = self._streamed = self._length  # by the end itself
+
+    def _say(self, now: int) -> Iterator[Frame]:
+        """What may be told of a message that the model goes on writing."""
+        if self._message_at < self._length:
+            yield from self.catch_up(now)
+
+    def _say_all(self, now: int) -> Iterator[Frame]:
+        if self._streamed < self._length:
+            yield self._piece(now)
+        if self._told < self._length:
+            yield self._delta(now)
+
+    def _may_stream(self, now: int) -> bool:
+        return now - self._streamed_at >= (self._streamed - self._message_at) // _CHARACTERS
+
+    def _may_tell(self, now: int) -> bool:
+        return now - self._told_at >= max(DELTA_MILLISECONDS, self._told // _CHARACTERS)
+
+    def _piece(self, now: int) -> Frame:
+        text = self.text
+        news, self._streamed, self._streamed_at = text[self._streamed :], len(text), now
+        return self._agent("assistant", {"text": text[self._message_at :], "delta": news}, now)
 
     def _delta(self, now: int) -> Frame:
         text = self.text
@@ -137,8 +171,9 @@ class Narrator:
         if self._started_at is not None:
             yield self._agent("lifecycle", self._last_phase(event, self._started_at, now), now)
         if isinstance(event, RunCompleted):
-            shown = message(event.text, now, event.finish_reason)
-            yield self._chat("final", {"message": shown, "stopReason": event.finish_reason})
+            reason = stop_reason(event.finish_reason)
+            shown = message(event.text, now, reason, event.tool_calls)
+            yield self._chat("final", {"message": shown, "stopReason": reason})
         elif why := stopped_by(event):
             said = message(self.text, now) if self._pieces else None
             yield self._chat("aborted", present({"stopReason": why, "message": said}))
@@ -183,10 +218,14 @@ def final(run_id: str, session_key: str, agent_id: str, text: str, now: int) -> 
     return common | {"seq": 0, "state": "final", "message": message(text, now, "stop")}
 
 
-def message(text: str, now: int, stop_reason: str | None = None) -> Json:
-    """What the agent has said, as ``chat`` events show it."""
-    shown: Json = {"role": "assistant", "content": [{"type": "text", "text": text}], "timestamp": now}
-    return shown | ({"stopReason": stop_reason} if stop_reason else {})
+def message(text: str, now: int, why: str | None = None, calls: Sequence[ToolCall] = ()) -> Json:
+    """What the agent has said, as ``chat`` events show it.
+
+    :param why: it ended. :param calls: what the client of another channel is to do.
+    """
+    content: list[JsonValue] = [{"type": "text", "text": text}, *map(called, calls)]
+    shown: Json = {"role": "assistant", "content": content, "timestamp": now}
+    return shown | ({"stopReason": why} if why else {})
 
 
 def _content(text: str) -> JsonValue:

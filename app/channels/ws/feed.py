@@ -11,9 +11,11 @@ from ...errors import StoreError
 from ...events import TERMINAL, RunEvent
 from ...runs.executor import Deadline, Executor
 from ...runs.run import Run
+from ...sessions.records import Added
 from ...sessions.store import Store
 from ...wire import dumps
 from .events import DELTA_MILLISECONDS, Frame, Narrator, final
+from .history import shown
 from .hub import Hub
 from .protocol import Peer
 from .scopes import allows
@@ -30,12 +32,15 @@ class _Live:
     session_key: str
     verbose: bool | None = None  # whether the session shows tools to all; None while nobody has asked
     over: bool = False
-    delta: Deadline | None = None  # when the delta is sent that is held back
+    delta: Deadline | None = None  # when it is time for what is held back
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Feed:
-    """Turns runs into ``agent`` and ``chat`` events. Any thread may call any method; none blocks for long."""
+    """Turns runs into ``agent`` and ``chat`` events, and what is stored into ``session.message`` events.
+
+    Any thread may call any method; none blocks for long.
+    """
 
     def __init__(self, hub: Hub, store: Store, clock: Callable[[], int], executor: Executor) -> None:
         """:param clock: unix time in milliseconds."""
@@ -87,6 +92,22 @@ class Feed:
         with self._lock:
             self._spellings.pop(run_id, None)
 
+    def stored(self, added: Added) -> None:
+        """Tell those who follow a session's messages what was added to them."""
+        followed = f"messages:{added.session_key}"
+        audience = [peer for peer in self._hub.peers() if followed in peer.subscriptions and _may_read(peer)]
+        for entry in added.entries if audience else ():
+            payload = dumps(
+                {
+                    "sessionKey": added.session_key,
+                    "agentId": added.agent_id,
+                    "runId": entry.run_id,
+                    "message": shown(entry),
+                }
+            )
+            for peer in audience:
+                peer.event("session.message", payload)
+
     def in_flight(self, session_key: str) -> tuple[str, str] | None:
         """The run that is under way in a session, and what it has said so far."""
         with self._lock:
@@ -118,6 +139,7 @@ class Feed:
         with live.lock:
             for frame in live.narrator.catch_up(self._clock()):
                 self._send(run_id, live, frame)
+            self._remember_delta(run_id, live)
 
     def _send(self, run_id: str, live: _Live, frame: Frame) -> None:
         def wants_tools(peer: Peer) -> bool:

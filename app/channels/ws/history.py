@@ -1,4 +1,4 @@
-"""A transcript as ``chat.history`` shows it. Pure."""
+"""A transcript as ``chat.history`` and ``session.message`` show it. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def history(entries: Sequence[Entry]) -> list[JsonValue]:
     rows: list[JsonValue] = []
     room = _BYTES
     for entry in reversed(entries):
-        row = _row(entry)
+        row = shown(entry)
         room -= len(dumps(row)) + 1
         if room < 0 and rows:
             break
@@ -29,7 +29,8 @@ def history(entries: Sequence[Entry]) -> list[JsonValue]:
     return rows[::-1]
 
 
-def _row(entry: Entry) -> Json:
+def shown(entry: Entry) -> Json:
+    """One entry as a row."""
     return _said(entry) | {
         "timestamp": entry.created_at,
         "__openclaw": {"id": f"{entry.run_id}:{entry.seq}", "seq": entry.seq},
@@ -41,9 +42,8 @@ def _said(entry: Entry) -> Json:
         case UserMessage(parts):
             return {"role": "user", "content": [_part(part) for part in parts]}
         case AssistantMessage(text, calls):
-            content = [*_texts(text), *map(_call, calls)]
-            stop = entry.stop or "stop"
-            return {"role": "assistant", "content": content, "stopReason": _STOP_REASONS.get(stop, stop)}
+            content = [*_texts(text), *map(called, calls)]
+            return {"role": "assistant", "content": content, "stopReason": stop_reason(entry.stop or "stop")}
         case ToolMessage(call_id, name, text, is_error):
             return {
                 "role": "toolResult",
@@ -69,7 +69,13 @@ def _text(text: str, most: int = _TEXT) -> Json:
     return {"type": "text", "text": text if len(text) <= most else f"{text[:most]}…"}
 
 
-def _call(call: ToolCall) -> Json:
+def stop_reason(stop: str) -> str:
+    """Why a message ended, in the protocol's words."""
+    return _STOP_REASONS.get(stop, stop)
+
+
+def called(call: ToolCall) -> Json:
+    """A tool call as a part of the message that makes it."""
     return {"type": "toolCall", "id": call.id, "name": call.name, "arguments": arguments(call.arguments)}
 
 

@@ -13,7 +13,9 @@ from ...log import get_logger
 from ...messages import JsonObject, JsonValue
 from ...runs.executor import Deadline, Executor
 from ...wire import dumps
+from .backlog import Backlog
 from .protocol import Limits, Peer
+from .socket import TRY_AGAIN_LATER
 
 SERVICE_RESTART = 1012
 
@@ -60,7 +62,9 @@ class Hub:
         # Reentrant for the condition's sake, as in RunService. Guards everything below.
         self._lock = threading.RLock()
         self._left = threading.Condition(self._lock)
-        self._open: dict[str, Peer] = {}  # those, too, that have not said hello yet
+        self._open: dict[str, Peer] = {}
+        self._strangers: dict[str, Peer] = {}  # those of them that have not said hello, the oldest first
+        self._guests: set[str] = set()  # those that have, and have a place
         self._peers: dict[str, Peer] = {}
         self._present: dict[str, dict[str, JsonValue]] = {}
         self._ticks = 0
@@ -68,6 +72,7 @@ class Hub:
         self._news: Deadline | None = None
         self._health: Callable[[], JsonObject] | None = None
         self.versions = Versions()
+        self.backlog = Backlog(limits.all_buffered_bytes)
         self.closing = False
 
     def peers(self) -> list[Peer]:
@@ -104,15 +109,30 @@ class Hub:
 
     @property
     def has_room(self) -> bool:
-        """True if another connection may be opened."""
-        return not self.closing and len(self._open) < self._limits.connections
+        """True if another client may say hello."""
+        return not self.closing and len(self._guests) < self._limits.connections
 
     def admit(self, peer: Peer) -> bool:
-        """Count a connection that has just been opened; False if there is no room for it."""
+        """Take note of a connection that has just been opened; False if there is no room for it.
+
+        Too many that say nothing take no place from those that have said hello: the oldest has to go.
+        """
         with self._lock:
             if not self.has_room:
                 return False
-            self._open[peer.id] = peer
+            self._open[peer.id] = self._strangers[peer.id] = peer
+            crowded = len(self._strangers) > self._limits.strangers
+            oldest = self._strangers.pop(next(iter(self._strangers))) if crowded else None
+        if oldest is not None:
+            oldest.close(TRY_AGAIN_LATER, "try again later")
+        return True
+
+    def welcome(self, peer: Peer) -> bool:
+        """Give a place to one who may say hello; False if there is none, or it had to go meanwhile."""
+        with self._lock:
+            if self._strangers.pop(peer.id, None) is None or not self.has_room:
+                return False
+            self._guests.add(peer.id)
             return True
 
     def register(self, peer: Peer) -> None:
@@ -132,6 +152,8 @@ class Hub:
         """Forget ``peer``, whether it had said hello or not."""
         with self._lock:
             self._open.pop(peer.id, None)
+            self._strangers.pop(peer.id, None)
+            self._guests.discard(peer.id)
             self._peers.pop(peer.id, None)
             if self._present.pop(peer.id, None) is not None:
                 self._announce_soon()

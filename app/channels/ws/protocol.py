@@ -143,16 +143,24 @@ Methods: TypeAlias = Mapping[str, Method]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one connection may take. Sizes in bytes, times in seconds."""
+    """What one connection may take, and all of them. Sizes in bytes, times in seconds.
+
+    :ivar connections: that have said hello.
+    :ivar strangers: connections that have not.
+    :ivar followed: sessions whose messages one connection is told.
+    """
 
     handshake_seconds: float = 15.0
     handshake_bytes: int = 64 * 1024
     message_bytes: int = 25 * 2**20
     buffered_bytes: int = 8 * 2**20
+    all_buffered_bytes: int = 256 * 2**20
     in_flight: int = 64
+    followed: int = 200
     tick_seconds: float = 30.0
     farewell_seconds: float = 3.0
     connections: int = 2_000
+    strangers: int = 1_000
 
 
 def text(params: Mapping[str, JsonValue], name: str, method: str, *, required: bool = False) -> str | None:

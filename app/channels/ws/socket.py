@@ -21,6 +21,7 @@ from wsproto.frame_protocol import Frame, FrameProtocol, Opcode, ParseFailed
 
 from ...log import get_logger
 from ...runs.executor import Deadline, Executor
+from .backlog import Backlog
 
 NORMAL: Final = 1000
 POLICY: Final = 1008
@@ -73,9 +74,12 @@ class Outbox:
     :ivar closing: True once nothing more is sent.
     """
 
-    def __init__(self, sock: socket.socket, executor: Executor, limit: int, farewell: float) -> None:
+    def __init__(
+        self, sock: socket.socket, executor: Executor, limit: int, farewell: float, backlog: Backlog
+    ) -> None:
         """:param limit: bytes that may wait for a slow client.
         :param farewell: seconds for the last frames to be sent and the client to leave.
+        :param backlog: is told what waits for the client while it is slow.
         """
         # A second handle, because a socket's timeout holds for both directions. Its own timeout is
         # for gevent, MSG_DONTWAIT for everybody else.
@@ -84,10 +88,12 @@ class Outbox:
         self._executor = executor
         self._limit = limit
         self._farewell = farewell
+        self._backlog = backlog
         self._lock = threading.RLock()  # guards everything below
         self._queue: deque[bytes] = deque()
         self._rest = memoryview(b"")  # of what is being sent; belongs to whoever sends
         self._size = 0
+        self._owed = 0  # as much of it as the backlog knows of
         self._number = 0
         self._sending = False
         self._gone = False
@@ -98,27 +104,24 @@ class Outbox:
 
     def send(self, payload: bytes) -> None:
         """Send a message of encoded JSON."""
-        with self._lock:
-            self._put(_frame(_TEXT, payload))
-        self._flush()
+        self._offer(lambda: _frame(_TEXT, payload))
 
     def send_numbered(self, encode: Callable[[int], bytes], *, droppable: bool = False) -> None:
         """Send a message that carries its number, counted from 1 without a hole.
 
         :param droppable: leave it out, before it gets a number, when the client is slow.
         """
-        with self._lock:
-            if self.closing or (droppable and self._size > self._limit // 2):
-                return
+
+        def numbered() -> bytes:
             self._number += 1
-            self._put(_frame(_TEXT, encode(self._number)))
-        self._flush()
+            return _frame(_TEXT, encode(self._number))
+
+        if not droppable or self._size <= self._limit // 2:
+            self._offer(numbered)
 
     def pong(self, payload: bytes) -> None:
         """Answer a ping."""
-        with self._lock:
-            self._put(_frame(_PONG, payload))
-        self._flush()
+        self._offer(lambda: _frame(_PONG, payload))
 
     def close(self, code: int, reason: str = "", *, answers: bool = False) -> None:
         """Say goodbye after what is queued, and hang up when the client does or the farewell takes too long.
@@ -149,6 +152,19 @@ class Outbox:
             if not self._sending:
                 self._sock.close()
             self._tell_room()
+            self._backlog.note(self, 0)
+
+    def give_up(self) -> None:
+        """Let a client go that is too slow, with a goodbye. Not to be called under the lock."""
+        with self._lock:
+            if self.closing:
+                if self._size > _ROOM:
+                    self.cut()
+                return
+            _log.info("a client is too slow: %d bytes wait for it", self._size)
+            self._size -= sum(map(len, self._queue))
+            self._queue.clear()
+        self.close(POLICY, "slow consumer")
 
     def wait_for_room(self) -> None:
         """Return when the client has taken most of what waits for it, or is to get nothing more.
@@ -167,40 +183,52 @@ class Outbox:
             self._room.set()
             self._room = None
 
-    def _put(self, frame: bytes) -> None:
-        """Queue a frame; under the lock. Give the client up when it is too far behind."""
-        if self.closing:
-            return
-        if self._size <= self._limit:
-            self._queue.append(frame)
-            self._size += len(frame)
-            return
-        _log.info("a client is too slow: %d bytes wait for it", self._size)
-        self._size -= sum(map(len, self._queue))
-        self._queue.clear()
-        self.close(POLICY, "slow consumer")
+    def _offer(self, frame: Callable[[], bytes]) -> None:
+        """Queue a frame and send what can be sent. Give the client up when it is too far behind."""
+        with self._lock:
+            if self.closing:
+                return
+            if fits := self._size <= self._limit:
+                self._queue.append(frame())
+                self._size += len(self._queue[-1])
+        if fits:
+            self._flush()
+        else:
+            self.give_up()
 
     def _flush(self) -> None:
         """Send what can be sent now and leave the rest to a thread."""
         with self._lock:
-            if self._sending or not self._queue:
-                return
-            self._sending = True
-        if self._send_now():
+            begins = bool(self._queue) and not self._sending
+            self._sending = self._sending or begins
+        if begins and not self._send_now():
+            try:
+                self._executor.spawn("openclaw-ws-sender", self._send_patiently)
+            except RuntimeError:  # the system has no more threads to give
+                self._sending = False
+                self.cut()
+        self._report()
+
+    def _report(self) -> None:
+        """Tell the backlog what waits, if anything does or did. Not under the lock: another client may
+        have to go."""
+        if not self._size and not self._owed:
             return
-        try:
-            self._executor.spawn("openclaw-ws-sender", self._send_patiently)
-        except RuntimeError:  # the system has no more threads to give
-            self._sending = False
-            self.cut()
+        with self._lock:
+            self._owed = 0 if self._gone else self._size
+            slowest = self._backlog.note(self, self._owed)
+        if slowest is not None:
+            slowest.give_up()
 
     def _send_patiently(self) -> None:
         writable = select.poll()
         writable.register(self._sock, select.POLLOUT)
         while not self._send_now():
+            self._report()
             if not writable.poll(1000 * _STALL):
                 _log.info("a client takes nothing any more")
                 self.cut()
+        self._report()
 
     def _send_now(self) -> bool:
         """Send until nothing is left (True) or the socket is full (False)."""

@@ -93,10 +93,12 @@ def _begin(context: Channel, call: Call, request: RunRequest) -> TerminalEvent |
         request = reply.request
         if reply.text:
             started["note"] = reply.text  # the run's answer is all that its events tell
-    if mode == "interrupt":
-        context.runtime.runs.cancel_session(request.session_key, CancelReason.USER)
+    runs = context.runtime.runs
+    earlier = runs.family(request.session_key) if mode == "interrupt" else ()
     steers = mode == "steer" and request.compact is None
     context.outcomes.start(replace(request, steer=steers), acknowledge)
+    for run in earlier:  # only now: a message that is refused interrupts nothing
+        run.cancel(CancelReason.USER)
     return None
 
 

@@ -21,7 +21,7 @@ _PREVIEWED = 64
 def methods(context: Channel) -> Methods:
     """Everything about sessions that changes none."""
     runtime = context.runtime
-    look = _Look(runtime, Directory(runtime.agents, runtime.store), context.clock)
+    look = _Look(runtime, Directory(runtime.agents, runtime.store), context.clock, context.limits.followed)
     return {
         "sessions.list": Method("operator.read", look.list_page),
         "sessions.describe": Method("operator.read", look.describe),
@@ -39,6 +39,7 @@ class _Look:
     runtime: Runtime
     directory: Directory
     clock: Callable[[], int]
+    followed: int
 
     def list_page(self, call: Call) -> Json:
         """A page of the sessions, the newest first."""
@@ -98,8 +99,10 @@ class _Look:
 
     def follow(self, call: Call) -> Json:
         """From now on the caller is told of new messages of a session."""
-        key = self.directory.named(call)
-        call.peer.subscriptions.add(f"messages:{key}")
+        key, subscriptions = self.directory.named(call), call.peer.subscriptions
+        if f"messages:{key}" not in subscriptions and len(subscriptions - {"sessions"}) >= self.followed:
+            raise Refusal(f"A connection follows at most {self.followed} sessions; unsubscribe from one.")
+        subscriptions.add(f"messages:{key}")
         return {"subscribed": True, "key": key}
 
     def unfollow(self, call: Call) -> Json:
