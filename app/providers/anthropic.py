@@ -9,7 +9,7 @@ until the user has spoken again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ClassVar, Literal
@@ -32,6 +32,7 @@ from ..messages import (
 from ..wire import InvalidJson, dumps, loads
 from .base import ModelDone, ModelEvent, ModelInfo, ModelRequest, ToolSpec
 from .classify import classify_event
+from .formats import narrowed, schema_of, told
 from .streaming import (
     CallIds,
     StreamingProvider,
@@ -57,6 +58,7 @@ _OPENING = "(The conversation begins with your own words.)"
 _BUDGETS: Mapping[str, int] = MappingProxyType(
     {"none": 0, "minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 16384, "max": 16384}
 )
+_TIERS: Mapping[str, str] = MappingProxyType({"default": "standard_only", "priority": "auto"})
 _THOUGHTS = frozenset({"thinking", "redacted_thinking"})
 _FIRST = _THOUGHTS | {"tool_result"}
 _LEAST_BUDGET = 1024
@@ -82,6 +84,9 @@ class AnthropicMessages(StreamingProvider):
 
     wire_headers: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"accept": "text/event-stream", "anthropic-version": _VERSION}
+    )
+    lacks = frozenset(
+        {"frequency_penalty", "presence_penalty", "seed", "logit_bias", "prediction", "verbosity"}
     )
 
     def __init__(
@@ -111,8 +116,13 @@ class AnthropicMessages(StreamingProvider):
         return {"x-api-key": api_key}
 
     def _body(self, request: ModelRequest) -> dict[str, JsonValue]:
-        self._refuse_unknown(_absent(request.params), request)
+        self._refuse_unknown({}, request)
         return build_body(request, self.info(request.model), f"{self.id}/{request.model}")
+
+    def _unheeded(self, model: str, params: SamplingParams) -> tuple[str, ...]:
+        names = super()._unheeded(model, params)
+        more = (name for name in _unheeded(params, self.info(model)) if name not in names)
+        return (*names, *more)
 
     def _decoder(self, ref: str) -> MessageDecoder:
         return MessageDecoder(self.id, self._secrets, ref=ref)
@@ -127,9 +137,11 @@ def build_body(
 
     :param ref: the model called; only its own thoughts are handed back.
     """
+    request, form = _form(request, info)
     turns = _turns(with_own_thoughts(request.messages, ref))
     max_tokens = request.params.max_tokens or info.max_output or _MAX_OUTPUT
-    thinking = _thinking(request.params.reasoning_effort, info, turns, max_tokens)
+    effort = _bearable(request.params.reasoning_effort, request)
+    thinking = _thinking(effort, info, turns, max_tokens)
     body: dict[str, JsonValue] = {
         "model": request.model,
         "max_tokens": max_tokens,
@@ -138,9 +150,12 @@ def build_body(
     }
     if request.system.strip():
         body["system"] = [_cached(_text_block(request.system))]
-    tools = _tools(request.tools, turns)
+    tools = _tools(request, turns)
     sampling = _sampling(request.params, thinking="thinking" in thinking)
-    return body | tools | thinking | sampling | dict(request.extra)
+    body |= tools | thinking | sampling
+    if form:
+        body["output_config"] = as_object(body.get("output_config")) | form
+    return body | dict(request.extra)
 
 
 class MessageDecoder:
@@ -388,16 +403,31 @@ def _cached(block: dict[str, JsonValue]) -> dict[str, JsonValue]:
 # --- everything else ---
 
 
-def _tools(tools: Sequence[ToolSpec], turns: Sequence[_Turn]) -> dict[str, JsonValue]:
+def _tools(request: ModelRequest, turns: Sequence[_Turn]) -> dict[str, JsonValue]:
     """The tools on offer. Tools that were called must be declared even if none is on offer."""
-    if tools:
-        *most, last = (_tool(tool.name, tool.description, dict(tool.parameters)) for tool in tools)
-        return {"tools": [*most, _cached(last)]}
+    if request.tools:
+        *most, last = map(_offered, request.tools)
+        return {"tools": [*most, _cached(last)], **_choice(request)}
     called = {as_text(b["name"]): None for turn in turns for b in turn.blocks if b["type"] == "tool_use"}
     if not called:
         return {}
     declared: list[JsonValue] = [_tool(name, "Not available.", {"type": "object"}) for name in called]
     return {"tools": declared, "tool_choice": {"type": "none"}}
+
+
+def _offered(tool: ToolSpec) -> dict[str, JsonValue]:
+    declared = _tool(tool.name, tool.description, dict(tool.parameters))
+    return declared | {"strict": True} if tool.strict else declared
+
+
+def _choice(request: ModelRequest) -> dict[str, JsonValue]:
+    """Whether a tool has to be called, and how many at a time, where that is not left to the model."""
+    choice: dict[str, JsonValue] = {"type": "any" if request.tool_choice.required else "auto"}
+    if request.tool_choice.name is not None:
+        choice = {"type": "tool", "name": request.tool_choice.name}
+    if not request.parallel_tool_calls:
+        choice["disable_parallel_tool_use"] = True
+    return {} if choice == {"type": "auto"} else {"tool_choice": choice}
 
 
 def _tool(name: str, description: str, schema: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -415,6 +445,12 @@ def _thinking(
         return {"thinking": {"type": "adaptive"}, "output_config": {"effort": level}} if level else {}
     budget = _budget(effort, max_tokens) if info.reasoning is not False and _may_think(turns) else 0
     return {"thinking": {"type": "enabled", "budget_tokens": budget}} if budget else {}
+
+
+def _bearable(effort: str | None, request: ModelRequest) -> str | None:
+    """How much to think: nobody who has to call a tool may be told to think first."""
+    forced = request.tools and request.tool_choice.required
+    return None if forced and effort != "none" else effort
 
 
 def _may_think(turns: Sequence[_Turn]) -> bool:
@@ -439,15 +475,34 @@ def _sampling(params: SamplingParams, *, thinking: bool) -> dict[str, JsonValue]
         "temperature": temperature,
         "top_p": params.top_p if temperature is None else None,
         "stop_sequences": list(params.stop) or None,
+        "service_tier": _TIERS.get(params.service_tier or ""),
     }
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _absent(params: SamplingParams) -> dict[str, bool]:
-    """What the API does not have, and whether it is asked for; a penalty of 0 asks for nothing."""
-    return {
-        "frequency_penalty": bool(params.frequency_penalty),
-        "presence_penalty": bool(params.presence_penalty),
-        "seed": params.seed is not None,
-        "response_format": params.response_format is not None,
-    }
+def _unheeded(params: SamplingParams, info: ModelInfo) -> Iterator[str]:
+    """The hints that get in each other's way here, and a tier that Anthropic does not have."""
+    if params.temperature is not None and _thinks(params, info):
+        yield "temperature"
+    elif params.temperature is not None and params.top_p is not None:
+        yield "top_p"
+    if params.service_tier is not None and params.service_tier not in _TIERS:
+        yield "service_tier"
+
+
+def _thinks(params: SamplingParams, info: ModelInfo) -> bool:
+    """True if the model is asked to think, as far as the conversation lets it."""
+    if info.adaptive:
+        return level_for(params.reasoning_effort, info) not in (None, "none")
+    longest = params.max_tokens or info.max_output or _MAX_OUTPUT
+    return info.reasoning is not False and _budget(params.reasoning_effort, longest) > 0
+
+
+def _form(request: ModelRequest, info: ModelInfo) -> tuple[ModelRequest, dict[str, JsonValue]]:
+    """The format of the answer in words, as far as it cannot be stated, and as far as it can."""
+    schema = schema_of(request.params.response_format)
+    begun = bool(request.messages) and isinstance(request.messages[-1], AssistantMessage)
+    native, whole = narrowed(schema) if schema and info.schemas and not begun else (None, False)
+    if native is None:
+        return told(request), {}
+    return request if whole else told(request), {"format": {"type": "json_schema", "schema": native}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -56,11 +57,14 @@ class Price:
 class ModelInfo:
     """What a model can do.
 
-    ``max_output`` is the most tokens it writes in one answer. ``prefill`` means that it
+    ``max_output`` is the most tokens it writes in one answer. ``tools_on_demand`` means that it
+    calls a tool only if it has to, though it does not choose to (``tools``). ``prefill`` means that it
     continues a trailing assistant turn. ``small`` asks for the short system prompt: the
     model is local and slow to read. ``reasoning`` says whether it takes a level of thinking;
     None means that nobody knows. ``levels`` names the levels it takes, empty if nobody knows;
-    ``adaptive`` means that it decides itself how much to think, within its level. ``price`` is
+    ``adaptive`` means that it decides itself how much to think, within its level. ``sampling``
+    is false for a model that refuses a temperature and the like. ``schemas`` means that its
+    answers are known to be held to a JSON schema; the others are told in words. ``price`` is
     None where it is not known, never zero for that.
     """
 
@@ -68,11 +72,14 @@ class ModelInfo:
     max_output: int | None = None
     images: bool = False
     tools: bool = True
+    tools_on_demand: bool = False
     prefill: bool = False
     small: bool = False
     reasoning: bool | None = None
     levels: tuple[str, ...] = ()
     adaptive: bool = False
+    sampling: bool = True
+    schemas: bool = False
     price: Price | None = None
 
 
@@ -129,6 +136,33 @@ class ModelDone:
 ModelEvent: TypeAlias = TextDelta | ReasoningDelta | ModelDone
 
 
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """Inputs to turn into vectors, in one call of one model.
+
+    :ivar inputs: texts, or tokens of the model's own; at least one, and none of them empty.
+    :ivar dimensions: the length of vector to ask for; None for the model's own.
+    :ivar credential: which of the provider's keys to use, counted from 0.
+    """
+
+    model: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    dimensions: int | None = None
+    timeouts: CallTimeouts = CallTimeouts()
+    credential: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """A vector of 32-bit floats for each input, in their order, all of one length and finite.
+
+    ``usage`` is None if the provider reported none.
+    """
+
+    vectors: tuple[array[float], ...]
+    usage: Usage | None = None
+
+
 @runtime_checkable
 class Provider(Protocol):
     """A model API. One object serves all threads.
@@ -143,6 +177,10 @@ class Provider(Protocol):
     def info(self, model: str) -> ModelInfo:
         """What ``model`` can do. Quick, no network. Unknown models get defaults."""
 
+    def ignores(self, model: str, params: SamplingParams) -> tuple[str, ...]:  # noqa: ARG002
+        """Which of ``params`` make no difference, for ``model`` or its API does not take them. Quick."""
+        return ()
+
     def stream(self, request: ModelRequest, cancel: CancelToken) -> Iterator[ModelEvent]:
         """Call the model and yield its answer as it comes.
 
@@ -155,3 +193,22 @@ class Provider(Protocol):
 
     def close(self) -> None:
         """Give back sockets and child processes. Calls under way fail."""
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """What a :class:`Provider` is, too, if its API makes vectors.
+
+    :ivar embeds_tokens: it takes inputs that are tokens, not only texts.
+    """
+
+    embeds_tokens: bool = False
+
+    def embed(self, request: EmbeddingRequest, cancel: CancelToken) -> Embeddings:
+        """Call the model and wait for all vectors.
+
+        A provider that cannot make vectors of other lengths than the model's own ignores ``dimensions``.
+
+        :raises ProviderError: classified; nothing is retried here.
+        :raises Cancelled: soon after ``cancel`` fires, wherever the call is waiting.
+        """

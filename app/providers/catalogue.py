@@ -6,7 +6,8 @@ Prices are list prices of short prompts, in US dollars per million tokens: input
 read from the cache, written to the cache. Discounts, batches and the surcharges of very long
 prompts are not in it. A context window at Ollama is what a server of middling size gives, not
 what the model could take. No levels at all mean that nobody knows whether the model thinks, an
-empty list that it does not.
+empty list that it does not. ``sampling`` is false where a temperature is refused, by OpenAI's
+models that think and, since Opus 4.7, by Anthropic's.
 """
 
 from __future__ import annotations
@@ -71,5 +72,6 @@ def _info(facts: dict[str, Any]) -> ModelInfo:
         reasoning=None if levels is None else bool(levels),
         levels=tuple(levels or ()),
         adaptive=facts.get("adaptive", False),
+        sampling=facts.get("sampling", True),
         price=Price(*facts["price"]) if "price" in facts else None,
     )

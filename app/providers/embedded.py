@@ -2,7 +2,7 @@
 
 It is llama.cpp in a child process (:mod:`.embedded_supervisor`), spoken to like any other
 OpenAI-compatible server, over a unix socket. The model is small: it chats and writes JSON to
-a schema, but it calls no tools.
+a schema, but it calls tools only if it has to.
 """
 
 from __future__ import annotations
@@ -15,15 +15,29 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 from ..cancel import CancelToken
 from ..errors import ProviderError, ProviderReason
 from ..log import get_logger
-from ..messages import JsonObject, SamplingParams
-from .base import ModelEvent, ModelInfo, ModelRequest, Price, Provider
+from ..messages import JsonObject, JsonValue, SamplingParams
+from .base import (
+    CallTimeouts,
+    Embedder,
+    EmbeddingRequest,
+    Embeddings,
+    ModelEvent,
+    ModelInfo,
+    ModelRequest,
+    Price,
+    Provider,
+)
+from .embedded_parts import PARTS_AT_ONCE, Means, parts_of
 from .embedded_supervisor import Endpoint, ModelSettings, Spawn, Status, Supervisor, wait_until
-from .openai_completions import OpenAICompletions
+from .embedded_tools import as_call, in_words, made_to_call
+from .hints import missed, unheeded
+from .openai_completions import OpenAICompletions, WireSwitches
 from .transport import HttpClient
 
 _log = get_logger("embedded")
@@ -43,6 +57,7 @@ _NO_LOOPS: JsonObject = {
     "dry_allowed_length": 3,
     "dry_penalty_last_n": 1024,
 }
+_SWITCHES = WireSwitches(lacks=frozenset({"prediction", "verbosity", "service_tier"}))
 _DEFAULT_TOKENS = 512
 _MOST_TOKENS = 2048
 _FREE = Price(0.0, 0.0, 0.0, 0.0)
@@ -71,7 +86,7 @@ def model_name(weights: Path) -> str:
     return BUILT_IN if weights.name == BUILT_IN_FILE else weights.stem.lower()
 
 
-class EmbeddedProvider(Provider):
+class EmbeddedProvider(Provider, Embedder):
     """The model on this machine. Nothing is loaded before the first request.
 
     :param model_path: a GGUF file instead of the installed weights.
@@ -116,11 +131,17 @@ class EmbeddedProvider(Provider):
             context_window=self._context_size,
             max_output=_MOST_TOKENS,
             tools=False,
+            tools_on_demand=True,
             prefill=True,
             small=True,
+            schemas=True,
             reasoning=False,
             price=_FREE,
         )
+
+    def ignores(self, model: str, params: SamplingParams) -> tuple[str, ...]:
+        """What llama.cpp does not have."""
+        return missed(params, unheeded(params, self.info(model), _SWITCHES.lacks))
 
     def stream(self, request: ModelRequest, cancel: CancelToken) -> Iterator[ModelEvent]:
         """Wait for a turn and for the model, then answer; see :class:`.base.Provider`.
@@ -130,11 +151,30 @@ class EmbeddedProvider(Provider):
         :raises ProviderError: also RATE_LIMIT with too many requests in front of this one, and
             UNAVAILABLE when the model is not installed, not ready yet or has failed.
         """
-        deadline = time.monotonic() + request.timeouts.first_token
-        supervisor = self._require_supervisor()
-        with self._turns.take(cancel, request.timeouts.first_token):
-            endpoint = supervisor.ensure_ready(cancel, deadline - time.monotonic())
-            yield from self._answer(endpoint, request, cancel)
+        with self._turn(request.timeouts, cancel) as endpoint, closing(self._server(endpoint)) as server:
+            asked = _adapted(made_to_call(request) if request.tools else request)
+            answer = server.stream(asked, cancel)
+            yield from as_call(answer, request.tools) if request.tools else answer
+
+    def embed(self, request: EmbeddingRequest, cancel: CancelToken) -> Embeddings:
+        """A few texts at a time, so that whoever talks to the model gets turns in between.
+
+        A text that is too long to be read at once is read in parts; its vector is their mean. Each
+        wait is bounded by the request's ``first_token`` time-out.
+
+        :raises ProviderError: as :meth:`stream` does, and FORMAT for tokens.
+        """
+        texts = [one for one in request.inputs if isinstance(one, str)]
+        if len(texts) < len(request.inputs):
+            raise ProviderError(ProviderReason.FORMAT, "The built-in model embeds texts only.", provider=_ID)
+        means = Means(len(texts))
+        parts = parts_of(texts, lambda text: self._tokens(text, request, cancel))
+        while few := list(islice(parts, PARTS_AT_ONCE)):
+            with self._turn(request.timeouts, cancel) as endpoint, closing(self._server(endpoint)) as server:
+                asked = replace(request, inputs=tuple(part for _, part in few))
+                answer = server.embed(asked, cancel)
+            means.add([number for number, _ in few], answer)
+        return means.embeddings()
 
     def close(self) -> None:
         """Kill the child process. Calls under way fail."""
@@ -144,18 +184,31 @@ class EmbeddedProvider(Provider):
         if supervisor is not None:
             supervisor.close()
 
-    def _answer(self, endpoint: Endpoint, request: ModelRequest, cancel: CancelToken) -> Iterator[ModelEvent]:
+    @contextmanager
+    def _turn(self, timeouts: CallTimeouts, cancel: CancelToken) -> Iterator[Endpoint]:
+        """A turn at the model, which is ready; both are waited for."""
+        deadline = time.monotonic() + timeouts.first_token
+        supervisor = self._require_supervisor()
+        with self._turns.take(cancel, timeouts.first_token):
+            yield supervisor.ensure_ready(cancel, deadline - time.monotonic())
+
+    def _server(self, endpoint: Endpoint) -> _LlamaServer:
         # A connection per request: opening one costs nothing beside the model, and none can be
         # left over from a child that is gone.
-        server = OpenAICompletions(
+        return _LlamaServer(
             self.id,
             base_url="http://localhost/v1",
             api_keys=(endpoint.api_key,),
-            default=self.info(request.model),
+            default=self.info(BUILT_IN),
             http=HttpClient(unix_socket=endpoint.socket_path, pool_size=1),
+            switches=_SWITCHES,
         )
-        with closing(server):
-            yield from server.stream(_adapted(request), cancel)
+
+    def _tokens(self, text: str, request: EmbeddingRequest, cancel: CancelToken) -> list[int]:
+        # Without a turn: the server cuts texts beside whatever the model does.
+        endpoint = self._require_supervisor().ensure_ready(cancel, request.timeouts.first_token)
+        with closing(self._server(endpoint)) as server:
+            return server.tokens(text, request, cancel)
 
     def _require_supervisor(self) -> Supervisor:
         with self._lock:
@@ -177,6 +230,16 @@ class EmbeddedProvider(Provider):
             max_tokens=_MOST_TOKENS,
         )
         return Supervisor(settings, runtime_dir=self._runtime_dir, spawn=self._spawn, log=_log)
+
+
+class _LlamaServer(OpenAICompletions):
+    """The server in the child, which can also cut texts."""
+
+    def tokens(self, text: str, request: EmbeddingRequest, cancel: CancelToken) -> list[int]:
+        """The tokens of ``text``, those included that the model wants around it."""
+        body: dict[str, JsonValue] = {"content": text, "add_special": True}
+        tokens = self._ask("http://localhost/tokenize", body, request, cancel).get("tokens")
+        return [token for token in tokens if isinstance(token, int)] if isinstance(tokens, list) else []
 
 
 class _Turns:
@@ -222,6 +285,7 @@ def _adapted(request: ModelRequest) -> ModelRequest:
     return replace(
         request,
         system=request.system or _SYSTEM,
+        messages=in_words(request.messages),
         params=_bounded(request.params),
         extra={**_NO_LOOPS, **request.extra},
     )

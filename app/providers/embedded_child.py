@@ -19,6 +19,8 @@ from typing import Any, NoReturn
 
 CONFIG_VARIABLE = "OPENCLAW_EMBEDDED_CHILD"
 
+BATCH = 256  # tokens; a cancelled request is noticed between batches
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -83,7 +85,7 @@ def _parameters(params: Any, config: dict[str, Any]) -> Any:
     params.n_ctx = config["context_size"]
     params.n_parallel = config["slots"]
     params.kv_unified = True
-    params.n_batch = params.n_ubatch = 256  # a cancelled request is noticed between batches
+    params.n_batch = params.n_ubatch = BATCH
     params.n_predict = config["max_tokens"]
     params.cache_ram_mib = 256
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = config["threads"]

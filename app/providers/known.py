@@ -16,6 +16,8 @@ class KnownProvider:
 
     :ivar env_keys: environment variables that may hold the API key, the first one set wins.
     :ivar default_model: used when only the key is configured.
+    :ivar embedding_model: makes the vectors where the configuration names no model for that.
+    :ivar schemas: models of it that are known at all hold their answers to a JSON schema.
     :ivar apis: the wire formats served at this address, by the names they have in the
         configuration, the preferred one first.
     """
@@ -26,12 +28,18 @@ class KnownProvider:
     default_model: str
     switches: WireSwitches = field(default_factory=WireSwitches)
     apis: tuple[Api, ...] = ("openai-completions",)
+    embedding_model: str | None = None
+    schemas: bool = False
 
     @property
     def api(self) -> Api:
         """The preferred wire format."""
         return self.apis[0]
 
+
+# Hints that a request fails for, at vendors that say so in their documents.
+_PENALTIES = frozenset({"frequency_penalty", "presence_penalty"})
+_OPENAIS = frozenset({"verbosity", "prediction"})
 
 # In this order a key found in the environment makes its vendor the default one.
 KNOWN: tuple[KnownProvider, ...] = (
@@ -43,6 +51,8 @@ KNOWN: tuple[KnownProvider, ...] = (
         WireSwitches(max_tokens_field="max_completion_tokens", store=True, cache_key=True),
         # Its newer models call tools, or think while they do, only by the first of the two.
         apis=("openai-responses", "openai-completions"),
+        embedding_model="text-embedding-3-small",
+        schemas=True,
     ),
     KnownProvider(
         "anthropic",
@@ -50,25 +60,51 @@ KNOWN: tuple[KnownProvider, ...] = (
         ("ANTHROPIC_API_KEY",),
         "claude-sonnet-5-5",
         apis=("anthropic-messages",),
+        schemas=True,
     ),
     KnownProvider(
         "google",
         "https://generativelanguage.googleapis.com/v1beta/openai",
         ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
         "gemini-3.8-flash",
+        WireSwitches(lacks=_PENALTIES | _OPENAIS | {"seed", "logit_bias", "service_tier"}),
     ),
     KnownProvider("openrouter", "https://openrouter.ai/api/v1", ("OPENROUTER_API_KEY",), "openrouter/auto"),
-    KnownProvider("groq", "https://api.groq.com/openai/v1", ("GROQ_API_KEY",), "openai/gpt-oss-120b"),
-    KnownProvider("xai", "https://api.x.ai/v1", ("XAI_API_KEY",), "grok-4.7"),
-    KnownProvider("mistral", "https://api.mistral.ai/v1", ("MISTRAL_API_KEY",), "mistral-large-latest"),
+    KnownProvider(
+        "groq",
+        "https://api.groq.com/openai/v1",
+        ("GROQ_API_KEY",),
+        "openai/gpt-oss-120b",
+        WireSwitches(lacks=_OPENAIS | {"logit_bias"}),
+    ),
+    KnownProvider(
+        "xai",
+        "https://api.x.ai/v1",
+        ("XAI_API_KEY",),
+        "grok-4.7",
+        WireSwitches(lacks=_PENALTIES | _OPENAIS | {"logit_bias"}),
+    ),
+    KnownProvider(
+        "mistral",
+        "https://api.mistral.ai/v1",
+        ("MISTRAL_API_KEY",),
+        "mistral-large-latest",
+        WireSwitches(lacks=frozenset({"seed", "logit_bias", "verbosity", "service_tier"})),
+    ),
     KnownProvider(
         "deepseek",
         "https://api.deepseek.com/v1",
         ("DEEPSEEK_API_KEY",),
         "deepseek-v4-flash",
-        WireSwitches(reasoning_back=True),
+        WireSwitches(json_schema=False, reasoning_back=True),
     ),
-    KnownProvider("cerebras", "https://api.cerebras.ai/v1", ("CEREBRAS_API_KEY",), "gpt-oss-120b"),
+    KnownProvider(
+        "cerebras",
+        "https://api.cerebras.ai/v1",
+        ("CEREBRAS_API_KEY",),
+        "gpt-oss-120b",
+        WireSwitches(lacks=_PENALTIES | _OPENAIS | {"logit_bias", "service_tier"}),
+    ),
     KnownProvider(
         "moonshot",
         "https://api.moonshot.ai/v1",

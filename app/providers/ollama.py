@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar
 
+from ..cancel import CancelToken
 from ..events import ReasoningDelta, TextDelta
 from ..messages import (
     AssistantMessage,
@@ -25,10 +26,10 @@ from ..messages import (
     UserMessage,
 )
 from ..wire import InvalidJson, dumps, loads
-from .base import ModelDone, ModelEvent, ModelInfo, ModelRequest, ToolSpec
+from .base import EmbeddingRequest, Embeddings, ModelDone, ModelEvent, ModelInfo, ModelRequest, ToolSpec
 from .classify import classify_event
+from .embeddings import EmbeddingProvider, ollama_body, read_ollama
 from .streaming import (
-    StreamingProvider,
     as_count,
     as_object,
     as_text,
@@ -43,16 +44,17 @@ from .streaming import (
 from .transport import HttpClient
 
 
-class Ollama(StreamingProvider):
+class Ollama(EmbeddingProvider):
     """One server, reached at ``base_url`` (which ends before ``/api/chat``, or before ``/chat``).
 
-    The parameters are those of :class:`StreamingProvider`, and:
+    The parameters are those of :class:`~.streaming.StreamingProvider`, and:
 
     :param windows: context windows in tokens that the configuration states, by model. The
         server is told to use them; for other models it chooses itself.
     """
 
     wire_headers: ClassVar[Mapping[str, str]] = MappingProxyType({"accept": "application/x-ndjson"})
+    lacks = frozenset({"logit_bias", "prediction", "verbosity", "service_tier"})
 
     def __init__(
         self,
@@ -67,9 +69,10 @@ class Ollama(StreamingProvider):
         default: ModelInfo = ModelInfo(),  # noqa: B008 - it is frozen
         windows: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
+        address = base_url.rstrip("/").removesuffix("/api").removesuffix("/v1")
         super().__init__(
             id,
-            url=f"{base_url.rstrip('/').removesuffix('/api').removesuffix('/v1')}/api/chat",
+            url=f"{address}/api/chat",
             api_keys=api_keys,
             headers=headers,
             models=models,
@@ -77,6 +80,7 @@ class Ollama(StreamingProvider):
             default=default,
             http=http,
         )
+        self._embed_url = f"{address}/api/embed"
         self._windows = windows
 
     def _parser(self) -> LineParser:
@@ -86,6 +90,11 @@ class Ollama(StreamingProvider):
         self._refuse_unknown({}, request)
         ref = f"{self.id}/{request.model}"
         return build_body(request, self.info(request.model), ref, self._windows.get(request.model))
+
+    def _embed(self, request: EmbeddingRequest, cancel: CancelToken) -> Embeddings:
+        body = ollama_body(request, self._windows.get(request.model))
+        answer = self._ask(self._embed_url, body, request, cancel)
+        return read_ollama(self.id, answer, len(request.inputs))
 
     def _decoder(self, ref: str) -> ChatDecoder:
         return ChatDecoder(self.id, self._secrets, ref=ref)
@@ -115,7 +124,7 @@ def build_body(
         body["options"] = options
     if (think := _think(request.params.reasoning_effort, info)) is not None:
         body["think"] = think
-    if request.params.response_format:
+    if request.params.response_format and not request.tools:  # held to it, a model could call none
         body["format"] = _format(request.params.response_format)
     return body | dict(request.extra)
 

@@ -24,10 +24,11 @@ from ..messages import (
     UserMessage,
 )
 from ..wire import dumps
-from .base import ModelDone, ModelEvent, ModelInfo, ModelRequest, ToolSpec
+from .base import ModelDone, ModelEvent, ModelInfo, ModelRequest, ToolChoice, ToolSpec
 from .classify import classify_event
+from .embeddings import OpenAIEmbeddings
+from .formats import schema_of, weaker
 from .streaming import (
-    StreamingProvider,
     as_count,
     as_object,
     as_text,
@@ -63,8 +64,11 @@ class WireSwitches:
     :ivar developer_role: send the system text in the role ``developer``.
     :ivar store: the server knows ``store``; send it as false.
     :ivar cache_key: the server knows ``prompt_cache_key``.
+    :ivar json_schema: the server knows the ``response_format`` of this type.
+    :ivar strict_tools: the server knows ``strict`` in the description of a tool.
     :ivar reasoning_back: the server wants its ``reasoning_content`` back with every turn that
         called tools.
+    :ivar lacks: the hints that the server refuses.
     """
 
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
@@ -72,13 +76,16 @@ class WireSwitches:
     developer_role: bool = False
     store: bool = False
     cache_key: bool = False
+    json_schema: bool = True
+    strict_tools: bool = True
     reasoning_back: bool = False
+    lacks: frozenset[str] = frozenset()
 
 
-class OpenAICompletions(StreamingProvider):
+class OpenAICompletions(OpenAIEmbeddings):
     """One server, reached at ``base_url`` (which ends before ``/chat/completions``).
 
-    The parameters are those of :class:`StreamingProvider`, and the server's ``switches``.
+    The parameters are those of :class:`~.streaming.StreamingProvider`, and the server's ``switches``.
     """
 
     def __init__(
@@ -104,10 +111,14 @@ class OpenAICompletions(StreamingProvider):
             default=default,
             http=http,
         )
+        self._embeddings_url = f"{base_url.rstrip('/')}/embeddings"
         self._switches = switches
+        self.lacks = switches.lacks
 
     def _body(self, request: ModelRequest) -> dict[str, JsonValue]:
         self._refuse_unknown({}, request)
+        if not self._switches.json_schema and schema_of(request.params.response_format):
+            request = weaker(request)
         return build_body(request, self._switches, self.info(request.model), f"{self.id}/{request.model}")
 
     def _decoder(self, ref: str) -> CompletionDecoder:
@@ -137,8 +148,10 @@ def build_body(
     if switches.cache_key and request.cache_key:
         body["prompt_cache_key"] = cache_key(request.cache_key)
     if request.tools:
-        body["tools"] = [_tool(tool) for tool in request.tools]
-        body["tool_choice"] = "auto"
+        body["tools"] = [_tool(tool, switches) for tool in request.tools]
+        body["tool_choice"] = _choice(request.tool_choice)
+        if not request.parallel_tool_calls:
+            body["parallel_tool_calls"] = False
     if level := level_for(request.params.reasoning_effort, info):
         body["reasoning_effort"] = level
     return body | _sampling(request.params, switches) | dict(request.extra)
@@ -300,7 +313,8 @@ def _user_content(message: UserMessage) -> JsonValue:
 def _part(part: TextPart | ImagePart) -> JsonValue:
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
-    return {"type": "image_url", "image_url": {"url": f"data:{part.mime};base64,{part.data}"}}
+    detail: dict[str, JsonValue] = {"detail": part.detail} if part.detail else {}
+    return {"type": "image_url", "image_url": {"url": f"data:{part.mime};base64,{part.data}", **detail}}
 
 
 def _assistant(message: AssistantMessage, switches: WireSwitches) -> JsonValue:
@@ -324,13 +338,21 @@ def _call(call: ToolCall, extra: JsonValue) -> JsonValue:
     return wire | ({"extra_content": extra} if extra else {})
 
 
-def _tool(tool: ToolSpec) -> JsonValue:
+def _tool(tool: ToolSpec, switches: WireSwitches) -> JsonValue:
     function: dict[str, JsonValue] = {
         "name": tool.name,
         "description": tool.description,
         "parameters": dict(tool.parameters),
     }
+    if switches.strict_tools and tool.strict is not None:
+        function["strict"] = tool.strict
     return {"type": "function", "function": function}
+
+
+def _choice(choice: ToolChoice) -> JsonValue:
+    if choice.name is not None:
+        return {"type": "function", "function": {"name": choice.name}}
+    return "required" if choice.required else "auto"
 
 
 def _sampling(params: SamplingParams, switches: WireSwitches) -> dict[str, JsonValue]:
@@ -343,6 +365,10 @@ def _sampling(params: SamplingParams, switches: WireSwitches) -> dict[str, JsonV
         "seed": params.seed,
         "stop": list(params.stop) or None,
         "response_format": dict(params.response_format) if params.response_format else None,
+        "logit_bias": dict(params.logit_bias) if params.logit_bias else None,
+        "prediction": dict(params.prediction) if params.prediction else None,
+        "verbosity": params.verbosity,
+        "service_tier": params.service_tier,
     }
     return {name: value for name, value in fields.items() if value is not None}
 

@@ -7,9 +7,10 @@ where it stood, before the calls that it led to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from types import MappingProxyType
 
+from ..cancel import CancelToken
 from ..events import ReasoningDelta, TextDelta
 from ..messages import (
     AssistantMessage,
@@ -27,9 +28,10 @@ from ..messages import (
 )
 from .base import ModelDone, ModelEvent, ModelInfo, ModelRequest, ToolSpec
 from .classify import classify_event
+from .embeddings import OpenAIEmbeddings
+from .stops import until_stop
 from .streaming import (
     CallIds,
-    StreamingProvider,
     as_count,
     as_object,
     as_text,
@@ -56,11 +58,13 @@ _INCOMPLETE: Mapping[str, FinishReason] = MappingProxyType(
 _SERVERS_FAULT = frozenset({"server_error", "rate_limit_exceeded", "vector_store_timeout"})
 
 
-class OpenAIResponses(StreamingProvider):
+class OpenAIResponses(OpenAIEmbeddings):
     """One server, reached at ``base_url`` (which ends before ``/responses``).
 
-    The parameters are those of :class:`StreamingProvider`.
+    The parameters are those of :class:`~.streaming.StreamingProvider`.
     """
+
+    lacks = frozenset({"frequency_penalty", "presence_penalty", "seed", "logit_bias", "prediction"})
 
     def __init__(
         self,
@@ -84,9 +88,18 @@ class OpenAIResponses(StreamingProvider):
             default=default,
             http=http,
         )
+        self._embeddings_url = f"{base_url.rstrip('/')}/embeddings"
+
+    def stream(self, request: ModelRequest, cancel: CancelToken) -> Generator[ModelEvent, None, None]:
+        """See :meth:`~.streaming.StreamingProvider.stream`.
+
+        The API has no stop sequences: they are watched for here.
+        """
+        events = super().stream(request, cancel)
+        return until_stop(events, request.params.stop) if request.params.stop else events
 
     def _body(self, request: ModelRequest) -> dict[str, JsonValue]:
-        self._refuse_unknown(_absent(request.params), request)
+        self._refuse_unknown({}, request)
         return build_body(request, self.info(request.model), f"{self.id}/{request.model}")
 
     def _decoder(self, ref: str) -> ResponseDecoder:
@@ -104,7 +117,7 @@ def build_body(
     """
     body: dict[str, JsonValue] = {
         "model": request.model,
-        "input": _input(with_own_thoughts(request.messages, ref)),
+        "input": [*_input(with_own_thoughts(request.messages, ref)), *_word_of_json(request.params)],
         "stream": True,
         "store": False,
     }
@@ -112,6 +125,7 @@ def build_body(
         body["instructions"] = request.system
     if request.tools:
         body["tools"] = [_tool(tool) for tool in request.tools]
+        body |= _calling(request)
     if request.cache_key:
         body["prompt_cache_key"] = cache_key(request.cache_key)
     return body | _reasoning(request.params, info) | _sampling(request.params) | dict(request.extra)
@@ -313,7 +327,7 @@ def _part(part: TextPart | ImagePart) -> JsonValue:
     if isinstance(part, TextPart):
         return {"type": "input_text", "text": part.text}
     url = f"data:{part.mime};base64,{part.data}"
-    return {"type": "input_image", "image_url": url, "detail": "auto"}
+    return {"type": "input_image", "image_url": url, "detail": part.detail or "auto"}
 
 
 def _assistant(message: AssistantMessage, ids: CallIds) -> list[JsonValue]:
@@ -350,8 +364,21 @@ def _tool(tool: ToolSpec) -> JsonValue:
         "name": tool.name,
         "description": tool.description,
         "parameters": dict(tool.parameters),
-        "strict": False,
+        "strict": bool(tool.strict),
     }
+
+
+def _calling(request: ModelRequest) -> dict[str, JsonValue]:
+    """Whether tools have to be called, and how many at a time, where that is not left to the model."""
+    choice = request.tool_choice
+    fields: dict[str, JsonValue] = {}
+    if choice.name is not None:
+        fields["tool_choice"] = {"type": "function", "name": choice.name}
+    elif choice.required:
+        fields["tool_choice"] = "required"
+    if not request.parallel_tool_calls:
+        fields["parallel_tool_calls"] = False
+    return fields
 
 
 def _reasoning(params: SamplingParams, info: ModelInfo) -> dict[str, JsonValue]:
@@ -368,25 +395,28 @@ def _reasoning(params: SamplingParams, info: ModelInfo) -> dict[str, JsonValue]:
 
 
 def _sampling(params: SamplingParams) -> dict[str, JsonValue]:
+    text: dict[str, JsonValue] = {}
+    if params.response_format:
+        text["format"] = _format(params.response_format)
+    if params.verbosity:
+        text["verbosity"] = params.verbosity
     fields: dict[str, JsonValue] = {
         "temperature": params.temperature,
         "top_p": params.top_p,
         "max_output_tokens": params.max_tokens and max(params.max_tokens, _LEAST_OUTPUT),
-        "text": {"format": _format(params.response_format)} if params.response_format else None,
+        "service_tier": params.service_tier,
+        "text": text or None,
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _word_of_json(params: SamplingParams) -> list[JsonValue]:
+    """The API refuses to answer in JSON where the input, whatever the instructions, does not ask for it."""
+    if (params.response_format or {}).get("type") != "json_object":
+        return []
+    return [{"role": "developer", "content": "Answer in JSON."}]
 
 
 def _format(stated: JsonObject) -> JsonValue:
     """A ``response_format`` of chat completions, which wrap the schema once more."""
     return {"type": stated.get("type"), **as_object(stated.get("json_schema"))}
-
-
-def _absent(params: SamplingParams) -> dict[str, bool]:
-    """What the API does not have, and whether it is asked for; a penalty of 0 asks for nothing."""
-    return {
-        "stop": bool(params.stop),
-        "seed": params.seed is not None,
-        "frequency_penalty": bool(params.frequency_penalty),
-        "presence_penalty": bool(params.presence_penalty),
-    }

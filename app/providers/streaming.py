@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,14 +24,17 @@ from ..messages import (
     JsonObject,
     JsonValue,
     Message,
+    SamplingParams,
     Thoughts,
     ToolCall,
     Usage,
     UserMessage,
 )
 from ..wire import InvalidJson, dumps, loads
-from .base import ModelDone, ModelEvent, ModelInfo, ModelRequest, Provider
+from .base import EmbeddingRequest, ModelDone, ModelEvent, ModelInfo, ModelRequest, Provider, ToolChoice
 from .classify import classify_response
+from .formats import weaker
+from .hints import missed, unheeded, without
 from .sse import SseParser
 from .transport import HttpClient, HttpResponse
 
@@ -48,7 +51,11 @@ _STREAMS = frozenset({"text/event-stream", "application/x-ndjson", ""})
 # All levels of thinking, from none at all upwards, and those of a model nobody knows more about.
 LEVELS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _USUAL_LEVELS = ("low", "medium", "high")
-# How providers name what they object to if it is the thinking.
+# How providers name what they object to: a demand for tools, a form, strict tools, the thinking. Some take
+# no such demand while the model thinks: then the demand is what goes.
+_FORCE = re.compile(r"tool[_ ]?choice|forces? tool")
+_FORMAT = re.compile(r"response_?format|output_(config|format)|(text\.|for )format|json|structured|grammar")
+_STRICT = re.compile(r"strict|schema|grammar|additionalproperties")
 _THINKING = re.compile(r"reasoning|thinking|effort|encrypted")
 
 
@@ -96,9 +103,11 @@ class StreamingProvider(Provider):
     :param models: what the configuration says about some models. For the others ``lookup``
         is asked, and for models that it does not know either ``default`` holds.
     :param http: belongs to this provider from now on and is closed with it.
+    :ivar lacks: the hints that its API does not have.
     """
 
     wire_headers: ClassVar[Mapping[str, str]] = MappingProxyType({"accept": "text/event-stream"})
+    lacks: Collection[str] = frozenset()
 
     def __init__(
         self,
@@ -127,10 +136,15 @@ class StreamingProvider(Provider):
         """What ``model`` can do: as configured, else as the catalogue has it, else the default."""
         return self._models.get(model) or self._lookup(model) or self._default
 
-    def stream(self, request: ModelRequest, cancel: CancelToken) -> Iterator[ModelEvent]:
+    def ignores(self, model: str, params: SamplingParams) -> tuple[str, ...]:
+        """What calls of ``model`` leave out of ``params``, if that makes a difference."""
+        return missed(params, self._unheeded(model, params))
+
+    def stream(self, request: ModelRequest, cancel: CancelToken) -> Generator[ModelEvent, None, None]:
         """See :meth:`Provider.stream`. The call begins with the first ``next``.
 
-        A server that objects to the thinking is asked once more without it.
+        A server that objects to the thinking, to the form of the answer, or to what is said of
+        how to call tools, is asked once more without it.
         """
         cancel.raise_if_cancelled()
         with self._open(request, cancel) as response:
@@ -157,6 +171,10 @@ class StreamingProvider(Provider):
     def _decoder(self, ref: str) -> AnswerDecoder:
         """A decoder for one answer of the model ``ref``."""
 
+    def _unheeded(self, model: str, params: SamplingParams) -> tuple[str, ...]:
+        """The hints that a call has to leave out."""
+        return unheeded(params, self.info(model), self.lacks)
+
     def _parser(self) -> StreamParser:
         return SseParser(self.id)
 
@@ -164,20 +182,33 @@ class StreamingProvider(Provider):
         return {"authorization": f"Bearer {api_key}"}
 
     def _open(self, request: ModelRequest, cancel: CancelToken) -> HttpResponse:
-        try:
-            return self._post(request, cancel)
-        except ProviderError as error:
-            thoughtless = _without_thinking(request)
-            if thoughtless == request or not _refuses_thinking(error):
-                raise
-        return self._post(thoughtless, cancel)
+        while True:
+            try:
+                return self._post(request, cancel)
+            except ProviderError as error:
+                milder = _milder(request, error)
+                if milder == request:
+                    raise
+                request = milder
 
     def _post(self, request: ModelRequest, cancel: CancelToken) -> HttpResponse:
+        params = without(request.params, self._unheeded(request.model, request.params))
+        body = self._body(request if params is request.params else replace(request, params=params))
+        return self._send(self._url, body, request, cancel, self.wire_headers)
+
+    def _send(
+        self,
+        url: str,
+        body: Mapping[str, JsonValue],
+        request: ModelRequest | EmbeddingRequest,
+        cancel: CancelToken,
+        headers: Mapping[str, str],
+    ) -> HttpResponse:
         """Call, and return the response if its status is 2xx."""
         response = self._http.post(
-            self._url,
-            headers=self._request_headers(request.credential),
-            body=dumps(self._body(request)),
+            url,
+            headers=self._request_headers(request.credential, headers),
+            body=dumps(body),
             timeouts=request.timeouts,
             cancel=cancel,
             provider=self.id,
@@ -187,9 +218,9 @@ class StreamingProvider(Provider):
         with response:
             raise self._refusal(response)
 
-    def _request_headers(self, credential: int) -> dict[str, str]:
+    def _request_headers(self, credential: int, headers: Mapping[str, str]) -> dict[str, str]:
         key = self._authorization(self._api_keys[credential]) if self._api_keys else {}
-        return {**_HEADERS, **self.wire_headers, **key, **self._headers}
+        return {**_HEADERS, **headers, **key, **self._headers}
 
     def _refuse_unknown(self, asked: Mapping[str, bool], request: ModelRequest) -> None:
         """Raise FORMAT for the first parameter that was asked for and that the API does not have."""
@@ -303,9 +334,22 @@ def _without_thinking(request: ModelRequest) -> ModelRequest:
     )
 
 
-def _refuses_thinking(error: ProviderError) -> bool:
-    said = str(error).partition(":")[2].lower()
-    return error.reason is ProviderReason.FORMAT and _THINKING.search(said) is not None
+def _milder(request: ModelRequest, error: ProviderError) -> ModelRequest:
+    """The request without what the provider objects to, if its caller can do without; else as it is.
+
+    The agent loop checks itself whether the tools were called as demanded, and whether the answer
+    has the form that it has to have.
+    """
+    said = str(error).partition(":")[2].lower() if error.reason is ProviderReason.FORMAT else ""
+    if request.tool_choice.required and _FORCE.search(said):
+        return replace(request, tool_choice=ToolChoice())
+    if not request.parallel_tool_calls and "parallel" in said:
+        return replace(request, parallel_tool_calls=True)
+    if request.params.response_format and _FORMAT.search(said):
+        return weaker(request)
+    if any(tool.strict for tool in request.tools) and _STRICT.search(said):
+        return replace(request, tools=tuple(replace(tool, strict=None) for tool in request.tools))
+    return _without_thinking(request) if _THINKING.search(said) else request
 
 
 def parse_event(provider: str, payload: bytes) -> dict[str, JsonValue]:

@@ -1,7 +1,8 @@
 """A real HTTP server that plays a model API, word for word as a test scripts it.
 
 It speaks OpenAI's ``/v1/chat/completions`` and ``/v1/responses``, Anthropic's ``/v1/messages``
-and Ollama's ``/api/chat``, and refuses what the last three would refuse.
+and Ollama's ``/api/chat``, and refuses what the last three would refuse; also OpenAI's
+``/v1/embeddings`` and Ollama's ``/api/embed``.
 
 ::
 
@@ -16,6 +17,7 @@ server stops.
 
 from .replies import Garbage, Hang, Raw, Reply, ScriptedReply, Status, call, chunk
 from .server import Received, ScriptedProvider
+from .vectors import vector_of
 
 __all__ = [
     "Garbage",
@@ -28,4 +30,5 @@ __all__ = [
     "Status",
     "call",
     "chunk",
+    "vector_of",
 ]

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from .replies import Reply, Status
+from .vectors import Embeddings, OllamaEmbed
 
 
 class Format(Protocol):
@@ -51,6 +52,8 @@ def format_for(path: str, request: dict[str, Any]) -> Format | None:
         "/v1/messages": Messages,
         "/responses": Responses,
         "/api/chat": OllamaChat,
+        "/embeddings": Embeddings,
+        "/api/embed": OllamaEmbed,
     }
     kind = next((kind for end, kind in formats.items() if path.endswith(end)), None)
     return kind(request) if kind else None  # type: ignore[call-arg]
@@ -263,6 +266,14 @@ def _problem(request: dict[str, Any], headers: dict[str, str]) -> str | None:
                 )
             )
         ),
+        "Thinking may not be enabled when tool_choice forces tool use.": not (
+            "thinking" in request
+            and request["thinking"]["type"] != "disabled"
+            and request.get("tool_choice", {}).get("type") in {"any", "tool"}
+        ),
+        "tool_choice may only be specified while providing tools": (
+            "tool_choice" not in request or bool(request.get("tools"))
+        ),
         "thinking: temperature may only be set to 1": not ({"thinking", "temperature"} <= request.keys()),
         "thinking: Invalid `signature` in `thinking` block": all(
             block.get("signature") == _SIGNATURE for block in blocks if block["type"] == "thinking"
@@ -277,11 +288,26 @@ def _problem(request: dict[str, Any], headers: dict[str, str]) -> str | None:
             sum("cache_control" in block for block in (*texts, *request.get("tools", []))) <= 4
         ),
         "output_config.effort: Input should be 'low', 'medium', 'high', 'xhigh' or 'max'": (
-            request.get("output_config", {"effort": "low"})["effort"]
-            in {"low", "medium", "high", "xhigh", "max"}
+            request.get("output_config", {}).get("effort", "low") in {"low", "medium", "high", "xhigh", "max"}
+        ),
+        "output_config.format.schema: For 'object' type, 'additionalProperties' must be false": (
+            _is_closed(request.get("output_config", {}).get("format", {}).get("schema"))
+        ),
+        "output_config.format: a trailing assistant message cannot be continued": not (
+            "format" in request.get("output_config", {}) and roles[-1:] == ["assistant"]
         ),
     }
     return next((problem for problem, fulfilled in rules.items() if not fulfilled), None)
+
+
+def _is_closed(schema: Any) -> bool:
+    """True if no object in it may have properties that are not named."""
+    if isinstance(schema, list):
+        return all(map(_is_closed, schema))
+    if not isinstance(schema, dict):
+        return True
+    closed = schema.get("type") != "object" or schema.get("additionalProperties") is False
+    return closed and all(map(_is_closed, schema.values()))
 
 
 _STATUS = {"length": "incomplete", "content_filter": "incomplete"}
@@ -443,6 +469,9 @@ def _responses_problem(request: dict[str, Any]) -> str | None:
         ),
         "Missing required parameter: 'tools[0].name'.": all(
             isinstance(tool.get("name"), str) and "strict" in tool for tool in request.get("tools", [])
+        ),
+        "Tool choice 'required' must be specified with 'tools' parameter.": (
+            "tool_choice" not in request or bool(request.get("tools"))
         ),
         "No tool output found for function call.": set(calls) <= set(outputs),
         "No tool call found for function call output.": set(outputs) <= set(calls),

@@ -38,7 +38,7 @@ class Received:
     def user_text(self) -> str:
         """The text of the last user message that has one; tool results have none."""
         for message in reversed(self.body.get("messages") or self.body.get("input") or []):
-            if message.get("role") == "user":
+            if isinstance(message, dict) and message.get("role") == "user":
                 content = message["content"]
                 if isinstance(content, str):
                     return content
@@ -88,6 +88,11 @@ class ScriptedProvider:
         """Answer the next requests with these, one each."""
         with self._changed:
             self._queue.extend(replies)
+
+    def unscript(self) -> None:
+        """Forget the replies that nobody has asked for."""
+        with self._changed:
+            self._queue.clear()
 
     def on(self, word: str, reply: ScriptedReply) -> None:
         """Answer with ``reply`` whenever the last user message contains ``word``."""
