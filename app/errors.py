@@ -6,13 +6,18 @@
     ├── ConfigError                      the configuration cannot be used; start-up stops
     ├── InvalidRequest              400  invalid_request_error
     │   ├── PayloadTooLarge         413
-    │   └── BodyTimeout             408
+    │   ├── BodyTimeout             408
+    │   └── KeyReused               422
     ├── Unauthorized                401  unauthorized
     │   └── TooManyFailures         429  rate_limited
     ├── NotFound                    404  invalid_request_error
     │   ├── AgentNotFound                model_not_found
     │   └── EndpointDisabled             endpoint_disabled
     ├── MethodNotAllowed            405  invalid_request_error
+    ├── Gone                        410  what a run has said is not kept any more
+    │   └── EventsLost
+    ├── RunUnderWay                 409  invalid_request_error
+    ├── RunInterrupted              409  the gateway stopped before the run was over
     ├── Unavailable                 503  service_unavailable
     │   ├── GatewayBusy             503  too many runs are waiting
     │   └── GatewayDraining         503  the process is going away
@@ -94,6 +99,43 @@ class BodyTimeout(InvalidRequest):
     status = 408
 
 
+class KeyReused(InvalidRequest):
+    """An ``Idempotency-Key`` that came with another request before."""
+
+    status = 422
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Another request was made with this Idempotency-Key. Use a new key for a new request.",
+            param="Idempotency-Key",
+            code="idempotency_key_reused",
+        )
+
+
+class RunUnderWay(GatewayError):
+    """What is wanted of a run can be had when it is over."""
+
+    status, type, code = 409, "invalid_request_error", "run_in_progress"
+    retry_after: float | None = 1
+
+    def __init__(self, message: str = "The run is still under way.") -> None:
+        super().__init__(message)
+
+
+class RunInterrupted(GatewayError):
+    """The run that is asked for again ended because the gateway did; it is not begun a second time."""
+
+    status, type, code = 409, "api_error", "interrupted"
+
+    def __init__(self) -> None:
+        super().__init__("The gateway stopped before the run was over. It was not begun again.")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Official SDKs retry a 409 unless they are told not to."""
+        return {"x-should-retry": "false"}
+
+
 class Unauthorized(GatewayError):
     """The shared secret is missing or wrong; which of the two is not said."""
 
@@ -134,6 +176,16 @@ class AgentNotFound(NotFound):
         self.param = param
 
 
+class ModelNotFound(NotFound):
+    """The request names a model of a provider that there is not."""
+
+    code = "model_not_found"
+
+    def __init__(self, message: str, *, param: str | None = "model") -> None:
+        super().__init__(message)
+        self.param = param
+
+
 class EndpointDisabled(NotFound):
     """The endpoint exists but the operator has not switched it on."""
 
@@ -156,6 +208,21 @@ class MethodNotAllowed(GatewayError):
     def headers(self) -> dict[str, str]:
         """RFC 9110 section 15.5.6: a 405 names the allowed methods."""
         return {"Allow": ", ".join(self.allow)}
+
+
+class Gone(GatewayError):
+    """There was a run, but what it has said is not kept any more."""
+
+    status, type, code = 410, "invalid_request_error", "answer_not_kept"
+
+
+class EventsLost(Gone):
+    """A reader of a run has fallen so far behind that what comes next is not kept any more."""
+
+    code = "events_lost"
+
+    def __init__(self) -> None:
+        super().__init__("The stream cannot go on here: a part of it is not kept any more.")
 
 
 class Unavailable(GatewayError):

@@ -5,7 +5,7 @@ A run's stream carries any number of progress events and then exactly one termin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from .cancel import CancelReason
@@ -94,12 +94,16 @@ class RunCompleted:
     """The run has an answer: its whole text, why it stopped, and all tokens it took.
 
     :ivar tool_calls: of tools that the caller runs itself; then ``finish_reason`` is ``tool_calls``.
+    :ivar model: ``provider/model`` that gave it, where that is known; no part of the answer.
+    :ivar reasoning: all its reasoning deltas; no part of the answer.
     """
 
     text: str
     finish_reason: FinishReason
     usage: Usage
     tool_calls: tuple[ToolCall, ...] = ()
+    model: str = field(default="", compare=False)
+    reasoning: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,10 +25,14 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class ImagePart:
-    """An image in a user turn: its MIME type and its bytes in base64."""
+    """An image in a user turn: its MIME type and its bytes in base64.
+
+    :ivar detail: how closely to look, ``auto``, ``low`` or ``high``; None leaves it to the provider.
+    """
 
     mime: str
     data: str
+    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

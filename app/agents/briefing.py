@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
+from ..log import get_logger
 from ..messages import Message, SamplingParams, UserMessage
 from ..providers.base import ModelInfo, ModelRequest, ToolChoice, ToolSpec
+from ..providers.formats import in_words, schema_of
 from ..tools.registry import Tool
 from .compaction import INSTRUCTIONS
 from .context import repaired, tokens_of, without_images
@@ -17,6 +19,8 @@ from .prompt import PromptInput, build_prompt
 from .registry import Agent
 from .skills import Skill
 from .turn import Harness, TurnInput
+
+_log = get_logger("agent")
 
 _NEWS = "[The gateway tells you what has happened since the last turn:\n{}]"
 _FOCUS = "Whoever asks for it wants this above all: {}"
@@ -47,18 +51,26 @@ class Briefing:
         self._skills = tuple(skills)
         self._briefs: dict[str, Brief] = {}
         # A session key may tell who is talking, and be longer than the 64 characters that are taken.
-        self._cache_key = sha256(turn.session_key.encode(errors="replace")).hexdigest()[:32]
+        shared = turn.cache_key or turn.session_key
+        self._cache_key = sha256(shared.encode(errors="replace")).hexdigest()[:32]
+        # What a caller says of where a message comes from may narrow what is permitted, and never widens it.
+        self._channels = {turn.channel, turn.message_channel or turn.channel}
         lines = "\n".join(f"- {' '.join(line.split())}" for line in turn.news)
         self._news = (UserMessage.of(_NEWS.format(lines)),) if lines else ()
-        tools = (tool for tool in harness.tools.tools if self.permits(tool.name))
-        self.tools: Mapping[str, Tool] = {tool.name: tool for tool in tools}
+        self._theirs = turn.client_tools.names
+        tools = harness.tools.tools
+        self.tools: Mapping[str, Tool] = {tool.name: tool for tool in tools if self.permits(tool.name)}
+        if self._theirs and (hidden := self._theirs & {tool.name for tool in tools}):
+            _log.debug(
+                "run %s: the caller's own tools stand in for %s", turn.run_id, ", ".join(sorted(hidden))
+            )
 
     def permits(self, name: str, model_ref: str = "") -> bool:
         """True if this run may use the tool, while ``model_ref`` answers."""
         turn, policy = self._turn, self._agent.policy
-        if name in turn.withheld or name in turn.client_tools.names:
+        if name in turn.withheld or name in self._theirs:
             return False
-        return policy.permits(name, model_ref=model_ref, channel=turn.channel)
+        return all(policy.permits(name, model_ref=model_ref, channel=channel) for channel in self._channels)
 
     def brief(self, candidate: Candidate) -> Brief:
         """Prompt and tools for a candidate."""
@@ -95,6 +107,10 @@ class Briefing:
             cache_key=self._cache_key,
         )
 
+    def _place(self) -> tuple[str, ...]:
+        channel = self._turn.message_channel
+        return (f"This message came in over the channel {channel}.",) if channel else ()
+
     def _with_news(self, messages: Sequence[Message]) -> Sequence[Message]:
         """What happened since the last turn goes before the newest question: all that stands before
         that stays as it was, so that a provider finds it in its cache."""
@@ -102,10 +118,18 @@ class Briefing:
         place = next(asked, len(messages))
         return (*messages[:place], *self._news, *messages[place:])
 
+    def _form(self, info: ModelInfo) -> str:
+        """What is said of the form of the answer, behind all that stays the same: nothing to a model that
+        is held to a schema anyway."""
+        wanted = self._turn.params.response_format
+        if wanted is None or (info.schemas and schema_of(wanted)):
+            return ""
+        return in_words(wanted)
+
     def _make_brief(self, candidate: Candidate) -> Brief:
         permitted = (tool for tool in self.tools.values() if self.permits(tool.name, candidate.ref))
         own = tuple(map(_spec, permitted)) if candidate.info.tools else ()
-        theirs = self._turn.client_tools.offered if candidate.info.tools else ()
+        theirs = self._turn.client_tools.offered_to(candidate.info)
         system = build_prompt(
             PromptInput(
                 name=self._agent.name,
@@ -116,10 +140,11 @@ class Briefing:
                 main_session=self._turn.main_session,
                 purpose=self._turn.purpose,
                 small=candidate.info.small,
-                facts=tuple(self._harness.facts()),
+                facts=(*self._harness.facts(), *self._place()),
                 limits=self._harness.prompt_limits,
             )
         )
+        system = "\n\n".join(filter(None, (system, self._form(candidate.info))))
         tools = own + theirs
         return Brief(system, tools, theirs, fixed_tokens(system, tools))
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ..messages import AssistantMessage, ImagePart, Message, TextPart, ToolCall, ToolMessage, UserMessage
+from .results import asks, bound_results
 
 # Base64 of a picture that a vendor would shrink to about a thousand tokens is not longer than this.
 _IMAGE_TOKENS = 1_500
@@ -30,18 +31,31 @@ def new_messages(history: Sequence[Message], incoming: Sequence[Message]) -> tup
     Clients either send only their newest message or resend the whole conversation. What
     comes after the last assistant turn is new in both cases; with an empty history all of
     it is. A message that is already stored and was never answered is being retried: it is
-    not stored twice.
+    not stored twice. A turn whose tools the session has not called is new from its question on.
+
+    :raises InvalidRequest: a tool result answers no call.
     """
+    fresh = bound_results(history, incoming[_first_new(history, incoming) :])
     if not history:
-        return tuple(incoming)
-    # A trailing assistant message is the beginning of an answer, not an answer.
-    answers = (i for i, message in enumerate(incoming[:-1]) if isinstance(message, AssistantMessage))
-    last_answer = max(answers, default=-1)
-    fresh = tuple(incoming[last_answer + 1 :])
+        return fresh
     unanswered = _unanswered(history)
     if unanswered and fresh[: len(unanswered)] == unanswered:
         return fresh[len(unanswered) :]
     return fresh
+
+
+def _first_new(history: Sequence[Message], incoming: Sequence[Message]) -> int:
+    if not history:
+        return 0
+    # A trailing assistant message is the beginning of an answer, not an answer.
+    for last in range(len(incoming) - 2, -1, -1):
+        answer = incoming[last]
+        if isinstance(answer, AssistantMessage):
+            if not answer.tool_calls or asks(history, answer.tool_calls):
+                return last + 1
+            asked = (i for i in range(last, -1, -1) if isinstance(incoming[i], UserMessage))
+            return next(asked, last)
+    return 0
 
 
 def mark_unfinished(history: Sequence[Message], fresh: Sequence[Message]) -> tuple[Message, ...]:

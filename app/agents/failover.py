@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from math import inf
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from ..cancel import Cancelled, CancelToken
 from ..errors import ProviderError, ProviderReason
@@ -29,8 +29,12 @@ LONGEST_WAITING = 60.0
 # Another key may do better at once.
 _OF_THE_KEY = frozenset({ProviderReason.AUTH, ProviderReason.BILLING, ProviderReason.RATE_LIMIT})
 
+_Event = TypeVar("_Event")
+
 BuildRequest: TypeAlias = Callable[[Candidate, int], ModelRequest]
-_Outcome: TypeAlias = Generator[ModelEvent, None, list[ProviderError]]
+# Makes ready, for a candidate and one of its keys, a call that then yields the events of an answer.
+Prepare: TypeAlias = Callable[[Candidate, int], Callable[[], Iterator[_Event]]]
+_Outcome: TypeAlias = Generator[_Event, None, list[ProviderError]]
 
 _log = get_logger("model")
 
@@ -77,6 +81,15 @@ class ModelCaller:
         :raises ProviderError: nothing worked, or the answer broke off.
         :raises Cancelled: the run was cancelled.
         """
+
+        def prepare(candidate: Candidate, key: int) -> Callable[[], Iterator[ModelEvent]]:
+            request = build(candidate, key)
+            return lambda: candidate.provider.stream(request, self._cancel)
+
+        return self.ask(prepare)
+
+    def ask(self, prepare: Prepare[_Event]) -> Generator[_Event, None, None]:
+        """The events of the first call of any kind that works out; raises like :meth:`stream`."""
         untried = list(self._candidates)
         failures: dict[Candidate, list[ProviderError]] = {}
         while untried:
@@ -90,7 +103,7 @@ class ModelCaller:
                 self._wait(wait)
                 continue
             untried.remove(candidate)
-            errors = yield from self._ask(candidate, standings[candidate].keys[0], build, untried)
+            errors = yield from self._ask(candidate, standings[candidate].keys[0], prepare, untried)
             if not errors:
                 self._stay_with(candidate)
                 return
@@ -99,12 +112,12 @@ class ModelCaller:
         raise _verdict({c.ref: failures[c] for c in self._candidates if c in failures})
 
     def _ask(
-        self, candidate: Candidate, key: int, build: BuildRequest, others: Sequence[Candidate]
-    ) -> _Outcome:
+        self, candidate: Candidate, key: int, prepare: Prepare[_Event], others: Sequence[Candidate]
+    ) -> _Outcome[_Event]:
         """One model's answer, beginning with ``key``. Returns why there is none, or nothing at all."""
         tried, errors = set[int](), list[ProviderError]()
         while True:
-            error = yield from self._call(candidate, key, build(candidate, key))
+            error = yield from self._call(candidate, key, prepare(candidate, key))
             if error is None:
                 return []
             tried.add(key)
@@ -119,12 +132,12 @@ class ModelCaller:
             key = other
 
     def _call(
-        self, candidate: Candidate, key: int, request: ModelRequest
-    ) -> Generator[ModelEvent, None, ProviderError | None]:
+        self, candidate: Candidate, key: int, call: Callable[[], Iterator[_Event]]
+    ) -> Generator[_Event, None, ProviderError | None]:
         """One call. Returns its failure if nobody has seen a word of the answer."""
         visible, started = False, self._clock()
         try:
-            for event in candidate.provider.stream(request, self._cancel):
+            for event in call():
                 visible = visible or isinstance(event, TextDelta)
                 yield event
         except ProviderError as error:

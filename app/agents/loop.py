@@ -14,16 +14,15 @@ from ..log import get_logger
 from ..messages import AssistantMessage, FinishReason, Message, ToolCall, Usage, UserMessage
 from ..providers.base import ModelDone
 from ..tools.registry import ToolContext
-from .arguments import clean_calls
 from .briefing import Briefing, summary_request
 from .calls import ToolRunner
 from .compaction import CompactionFailed
+from .demands import Demands
 from .failover import ModelCaller
 from .models import Candidate
 from .registry import Agent
 from .repeat import RepeatGuard
 from .skills import skill_env
-from .structured import OutputViolation, checked_output
 from .text import ReplyFilter
 from .turn import SEPARATOR, Harness, TurnInput, TurnRecord
 
@@ -35,15 +34,12 @@ _REPEATING = "The same tool calls keep giving the same results. Stop and answer 
 _UNREADABLE = (
     "Several tool calls were not valid JSON. Stop calling tools and answer with what you know by now."
 )
-_NOT_CALLED = "The request demands a call of {}. Call it now."
-_MALFORMED_BESIDE = "This call was not run: another one beside it was malformed. Send all of them again."
-_VIOLATION = (
-    "Your answer was not shown, because it is not what was asked for: {} "
-    "Answer again, with nothing but the JSON that was asked for."
-)
+_THEIRS_LEFT = " Only these can still be called: {}."
 _NOTICE = "\n\n[This call has now given the same result several times. Try something else or answer.]"
 _COMPACTED = "Compacted ({:,} → {:,} tokens)."
 _SHORT_ENOUGH = "Nothing to compact."
+_PIECE = 256  # characters
+_MOST_PIECES = 16
 _BAD_CALLS = 3
 _COMPACTIONS = 2
 _TIGHT = 200  # tokens; a summary and what it is followed by need more
@@ -84,7 +80,8 @@ class Turn:
         self._conversation = turn.conversation
         self._skills = agent.skills.current()
         self._briefing = Briefing(agent, turn, harness, self._skills)
-        self._caller = ModelCaller(agent.candidates, cancel, harness.cooldowns, time_left=turn.time_left)
+        candidates = _able(agent.candidates, turn)
+        self._caller = ModelCaller(candidates, cancel, harness.cooldowns, time_left=turn.time_left)
         self.record.calls = self._caller.calls
         self._guard = RepeatGuard()
         self._runner = ToolRunner(
@@ -96,10 +93,8 @@ class Turn:
             cancel=cancel,
             spawn=harness.spawn,
         )
-        # What the caller demands of the answer is checked before anything of it is shown.
-        self._structured = turn.params.response_format is not None
-        self._held = self._structured or turn.client_tools.choice.required
-        self._objection: tuple[Message, ...] = ()
+        self._demands = Demands(turn, cancel)
+        self._thinking = False  # in the message being written
         self._bad_calls = 0
         self._repeating = False
         self._compactions = 0
@@ -114,73 +109,35 @@ class Turn:
         """
         rounds = 0
         while True:
-            done = self._call_model(self._last_word(rounds))
-            calls, problems = clean_calls(done.tool_calls)
-            own, theirs = self._divided(calls, problems)
+            last_word = self._last_word(rounds)
+            done = self._call_model(last_word)
+            own, theirs, problems = self._demands.divided(done.tool_calls)
+            if own and last_word:  # it has only the caller's tools left, and cannot call them
+                raise InvalidAnswer("The model did not manage to call the caller's tools.", param="tools")
             message = AssistantMessage(self.record.partial, own + theirs, done.thoughts)
             if own:
                 self._keep(message)
                 self._close_message()
                 self._run_tools(own, problems)
                 rounds += 1
-            if theirs or not (own or self._is_objectionable(done.finish_reason)):
+            if theirs or not (own or self._demands.rejects(self.record, done.finish_reason)):
                 break
             for told, number in self._input.steering() if own else ():
                 self._conversation.add(told, number)
         self._conclude(message, done.finish_reason, theirs, stored=bool(own))
 
-    def _divided(
-        self, calls: Sequence[ToolCall], problems: dict[str, str]
-    ) -> tuple[tuple[ToolCall, ...], tuple[ToolCall, ...]]:
-        """The calls to run here, and those for the caller, who gets none while one is malformed."""
-        tools = self._input.client_tools
-        theirs = tools.among(calls)
-        own = tuple(call for call in calls if call.name not in tools.names)
-        if any(call.id in problems for call in theirs):
-            problems.update({call.id: _MALFORMED_BESIDE for call in theirs if call.id not in problems})
-            return own + theirs, ()
-        return own, theirs
-
-    def _is_objectionable(self, reason: FinishReason) -> bool:
-        """True if the answer is not what the caller demands: then the model is told, once.
-
-        :raises InvalidAnswer: it has been told before.
-        """
-        choice = self._input.client_tools.choice
-        if choice.required:
-            wanted = f"the tool {choice.name!r}" if choice.name else "one of the caller's tools"
-            self._object(_NOT_CALLED.format(wanted), f"The model did not call {wanted}.", "tool_choice")
-            return True
-        if not self._structured or reason != "stop":
-            return False
-        try:
-            self.record.pieces = [checked_output(self._input.params.response_format, self.record.partial)]
-        except OutputViolation as violation:
-            self._object(
-                _VIOLATION.format(violation), f"The answer is not valid: {violation}", "response_format"
-            )
-            return True
-        return False
-
-    def _object(self, told: str, fault: str, param: str) -> None:
-        if self._objection:
-            raise InvalidAnswer(fault, param=param)
-        _log.warning("run %s: %s It is asked again.", self._input.run_id, fault)
-        said = (AssistantMessage(self.record.partial),) if self.record.pieces else ()
-        self._objection = (*said, UserMessage.of(told))
-        self.record.pieces = []
-
     def _conclude(
         self, message: AssistantMessage, reason: FinishReason, theirs: tuple[ToolCall, ...], *, stored: bool
     ) -> None:
         """Take note of the answer, and show what was held back of it."""
-        if self._structured and theirs:  # then the text is no JSON, and nobody has asked for it
+        if self._demands.structured and theirs:  # then the text is no JSON, and nobody has asked for it
             self.record.pieces = []
         self.record.client_calls = theirs
         self.record.finish_reason = "tool_calls" if theirs else "stop" if reason == "tool_calls" else reason
         self.record.last = None if stored else replace(message, text=self.record.partial)
-        if self._held and (text := self.record.text):
-            self._emit(TextDelta(text))
+        if self._demands.held:
+            for piece in _in_pieces(self.record.text):
+                self._emit(TextDelta(piece))
 
     def compact(self, focus: str) -> None:
         """Summarise the conversation now, all but its newest part, however much room there is.
@@ -206,7 +163,8 @@ class Turn:
     def _last_word(self, rounds: int) -> str | None:
         """Why the next answer has to do without tools; None while it need not."""
         if rounds >= self._agent.max_rounds:
-            return _LIMIT
+            left = ", ".join(spec.name for spec in self._input.client_tools.offered)
+            return _LIMIT + (_THEIRS_LEFT.format(left) if left else "")
         if self._repeating:
             return _REPEATING
         return _UNREADABLE if self._bad_calls >= _BAD_CALLS else None
@@ -228,7 +186,8 @@ class Turn:
         """True if the message says nothing although nothing the caller asked for explains it."""
         messages = self._conversation.messages
         prefilled = bool(messages) and isinstance(messages[-1], AssistantMessage)
-        explained = done.finish_reason != "stop" or self._input.params.stop or prefilled
+        demanded = self._input.client_tools.choice.required  # what it has to do it is told later
+        explained = done.finish_reason != "stop" or self._input.params.stop or prefilled or demanded
         return not (self.record.pieces or done.tool_calls or explained)
 
     def _stream_message(self, nudge: str | None, *, with_tools: bool) -> ModelDone:
@@ -248,8 +207,10 @@ class Turn:
 
     def _stream_once(self, nudge: str | None, *, with_tools: bool) -> ModelDone:
         reply = ReplyFilter()
+        self._thinking = False
         done: ModelDone | None = None
-        behind = self._objection if nudge is None else (*self._objection, UserMessage.of(nudge))
+        nudges = () if nudge is None else (UserMessage.of(nudge),)
+        behind = (*self._demands.objection, *nudges)
         build = partial(self._briefing.request, behind=behind, with_tools=with_tools)
         try:
             # Closed at once when the turn breaks off, so that the call is over and noted by then.
@@ -261,7 +222,7 @@ class Turn:
                     elif isinstance(event, ModelDone):
                         done = event
                     else:
-                        self._emit(event)
+                        self._think_aloud(event)
         finally:
             self.record.model_ref = self._caller.answered_by
         self._show(reply.finish())
@@ -272,16 +233,25 @@ class Turn:
     def _show(self, events: Iterator[TextDelta | ReasoningDelta]) -> None:
         for event in events:
             if isinstance(event, TextDelta):
-                if self.record.finished and not self.record.pieces and not self._held:
+                if self.record.finished and not self.record.pieces and not self._demands.held:
                     self._emit(TextDelta(SEPARATOR))
                 self.record.pieces.append(event.text)
-                if self._held:
-                    continue
-            self._emit(event)
+                if not self._demands.held:
+                    self._emit(event)
+            else:
+                self._think_aloud(event)
+
+    def _think_aloud(self, event: ReasoningDelta) -> None:
+        if self.record.thoughts and not self._thinking:
+            self.record.thoughts.append(SEPARATOR)
+            self._emit(ReasoningDelta(SEPARATOR))
+        self._thinking = True
+        self.record.thoughts.append(event.text)
+        self._emit(event)
 
     def _close_message(self) -> None:
         """The message is stored: what the model writes next is another one."""
-        if self.record.pieces and not self._structured:
+        if self.record.pieces and not self._demands.structured:
             self.record.finished.append(self.record.partial)
         self.record.pieces = []
 
@@ -398,3 +368,17 @@ class Turn:
             emit=self._emit,
             off_the_clock=self._input.off_the_clock,
         )
+
+
+def _in_pieces(text: str) -> Iterator[str]:
+    """A whole text in a few pieces, for those who read along."""
+    size = max(_PIECE, -(-len(text) // _MOST_PIECES))
+    return (text[i : i + size] for i in range(0, len(text), size))
+
+
+def _able(candidates: Sequence[Candidate], turn: TurnInput) -> Sequence[Candidate]:
+    """Those that can do what the caller demands; all of them if none can."""
+    theirs = turn.client_tools
+    if not theirs.choice.required:
+        return candidates
+    return [candidate for candidate in candidates if theirs.offered_to(candidate.info)] or candidates

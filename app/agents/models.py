@@ -39,6 +39,11 @@ class Candidate:
         """What the model can do."""
         return self.provider.info(self.model)
 
+    def ignores(self, params: SamplingParams) -> tuple[str, ...]:
+        """Which of ``params`` make no difference here; none if the provider does not say."""
+        ask = getattr(self.provider, "ignores", None)
+        return ask(self.model, params) if ask else ()
+
 
 def resolve_candidate(ref: str, providers: Mapping[str, Provider], timeouts: CallTimeouts) -> Candidate:
     """The candidate that ``provider/model`` stands for, split at the first slash.

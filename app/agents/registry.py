@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import AgentNotFound
@@ -25,6 +25,8 @@ class Agent:
     :ivar skills: what it can read up on when a task calls for it.
     :ivar timeout: seconds a run may take.
     :ivar max_rounds: model calls with tools in one run; then one more without tools.
+    :ivar embedder: the model that makes vectors for it, None if there is none; its provider is
+        an :class:`~app.providers.base.Embedder`.
     """
 
     id: str
@@ -36,11 +38,16 @@ class Agent:
     skills: Skills
     timeout: float
     max_rounds: int
+    embedder: Candidate | None = None
 
     @property
     def model_ref(self) -> str:
         """The primary model as ``provider/model``."""
         return self.candidates[0].ref
+
+    def answering_by(self, candidate: Candidate) -> Agent:
+        """The agent with one model that somebody chose: it answers or nobody does."""
+        return replace(self, candidates=(candidate,))
 
 
 class AgentRegistry:

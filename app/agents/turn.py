@@ -59,6 +59,8 @@ class TurnInput:
     :ivar main_session: the owner's own conversation.
     :ivar client_tools: what the caller can do for the agent.
     :ivar withheld: tools that this run does not get whatever the policy says.
+    :ivar message_channel: where the caller says that the message comes from, may be empty.
+    :ivar cache_key: the same for conversations that share their beginning; "" for one by session.
     :ivar purpose: of a sub-agent, what it was started for; empty for everybody else.
     :ivar news: what happened since the last turn, a line each.
     :ivar steering: asked after each round of tools: stored messages, with their numbers in the
@@ -77,6 +79,8 @@ class TurnInput:
     purpose: str = ""
     client_tools: ClientTools = NO_CLIENT_TOOLS
     withheld: frozenset[str] = frozenset()
+    message_channel: str = ""
+    cache_key: str = ""
     news: tuple[str, ...] = ()
     off_the_clock: Callable[[], AbstractContextManager[None]] = nullcontext
     time_left: Callable[[], float] = lambda: inf
@@ -89,6 +93,7 @@ class TurnRecord:
 
     :ivar finished: the visible texts of the messages before the one being written.
     :ivar pieces: the visible deltas of the message being written.
+    :ivar thoughts: what was shown of the model's reasoning, piece by piece.
     :ivar last: the finished answer, not yet stored; None while there is none, and where all of it
         is stored already.
     :ivar client_calls: what the caller is to do, if the answer asks for it.
@@ -98,6 +103,7 @@ class TurnRecord:
 
     finished: list[str] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
     cost: float | None = 0.0
     context_tokens: int = 0

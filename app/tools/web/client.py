@@ -93,15 +93,17 @@ class WebClient:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         redirects: int = 0,
+        timeout: float | None = None,
     ) -> WebResponse:
         """Send one request, or more if it is redirected; each is judged by itself.
 
         :param redirects: how many to follow. With any, send no header that is a secret.
+        :param timeout: seconds for this request, if less than the client's.
         :raises ToolError: not permitted, not reached, not in time, redirected too often, or
             not answered in HTTP.
         :raises Cancelled: soon after ``cancel`` fires (a name's lookup under way is waited for).
         """
-        deadline = time.monotonic() + self._timeout
+        deadline = time.monotonic() + min(self._timeout, self._timeout if timeout is None else timeout)
         target = parse_url(url)
         for _ in range(redirects + 1):
             response = self._send(method, target, {**_HEADERS, **(headers or {})}, body, deadline, cancel)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -61,10 +62,15 @@ class Guard:
     :param allow: host names (``*.corp.example`` too) and networks that may be reached although
         they are private.
     :param resolve: gives the addresses of a host and a port, or raises OSError.
+    :param only: nothing else may be reached than ``allow``; then a host's name does not make its
+        private addresses permitted, a network does.
     :raises ConfigError: an entry of ``allow`` is meant to be a network and is none.
     """
 
-    def __init__(self, allow: Iterable[str] = (), resolve: Resolver | None = None) -> None:
+    def __init__(
+        self, allow: Iterable[str] = (), resolve: Resolver | None = None, *, only: bool = False
+    ) -> None:
+        self._only = only
         self._resolve = resolve or system_resolver
         self._hosts: list[str] = []
         self._networks: list[IPv4Network | IPv6Network] = []
@@ -77,18 +83,23 @@ class Guard:
         :raises ToolError: its name has no address, or may not be reached.
         """
         named = any(fnmatchcase(target.host.rstrip("."), pattern) for pattern in self._hosts)
+        if self._only and not (named or self._networks):
+            raise _unlisted(target)
         try:
             found = self._resolve(target.host, target.port)
         except (OSError, UnicodeError):
             found = []
         if not found:
             raise ToolError(f"The name {target.host} is not known.")
-        if not named and not all(self._is_permitted(address, target.port) for address in found):
+        if self._only and not (named or all(map(self._is_listed, found))):
+            raise _unlisted(target)
+        trusted = named and not self._only
+        if not trusted and not all(self._is_permitted(address, target.port) for address in found):
             raise ToolError(f"Blocked: private/internal IP address or port ({target.host}:{target.port}).")
         return found
 
     def _is_permitted(self, address: str, port: int) -> bool:
-        if any(_parsed(address) in network for network in self._networks):
+        if self._is_listed(address):
             return True
         # Lower ports belong to services that are no web servers.
         return (
@@ -96,6 +107,10 @@ class Guard:
             and (port in _DEFAULT_PORTS.values() or port >= _FIRST_FREE_PORT)
             and not is_own(address)
         )
+
+    def _is_listed(self, address: str) -> bool:
+        ip = _parsed(address)
+        return ip is not None and any(ip in network for network in self._networks)
 
     def _allow(self, entry: str) -> None:
         try:
@@ -159,6 +174,40 @@ def system_resolver(host: str, port: int) -> list[str]:
     """All addresses that the system knows for a host."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def bounded(
+    resolve: Resolver, spawn: Callable[[str, Callable[[], None]], object], seconds: float
+) -> Resolver:
+    """``resolve``, but waited for no longer than ``seconds``: a lookup that hangs, hangs in its own thread.
+
+    :param spawn: starts a thread (name, function).
+    """
+
+    def look_up(host: str, port: int) -> list[str]:
+        if _parsed(host) is not None:
+            return resolve(host, port)
+        found: list[str] = []
+        done = threading.Event()
+
+        def work() -> None:
+            try:
+                found.extend(resolve(host, port))
+            except (OSError, UnicodeError):  # the name has no address
+                pass
+            finally:
+                done.set()
+
+        spawn("openclaw-lookup", work)
+        if not done.wait(seconds):
+            raise TimeoutError
+        return found
+
+    return look_up
+
+
+def _unlisted(target: Target) -> ToolError:
+    return ToolError(f"{target.host} is not on the list of hosts that may be asked.")
 
 
 def _parsed(address: str) -> IPv4Address | IPv6Address | None:
