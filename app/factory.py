@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
-from .channels.http import error_from_http, error_response
+from .channels.http import error_from_http, error_response, finish
 from .config import Config, load_config
 from .extension import ConfigSource, Gateway
 from .log import configure_logging, get_logger
@@ -37,6 +37,7 @@ def create_app(
     app.url_map.merge_slashes = False  # a redirect is HTML; what is not here is a 404 in JSON
     app.register_error_handler(HTTPException, _render)
     runtime = Gateway().init_app(app, config=settings, env=env, offload=offload)
+    _serve_without_v1(app)
     log = get_logger("gateway")
     for warning in settings.warnings:
         log.warning(warning)
@@ -45,5 +46,23 @@ def create_app(
     return app
 
 
+def _serve_without_v1(app: Flask) -> None:
+    """Serve OpenAI's API at the root, too, for clients whose base URL lacks the ``/v1``.
+
+    Only here: in an application that has other pages, ``/models`` may be one of them.
+    """
+    for rule in list(app.url_map.iter_rules()):
+        path = rule.rule.removeprefix("/v1")
+        if rule.endpoint.startswith("openclaw_openai.") and path not in ("/", "/<path:rest>"):
+            app.add_url_rule(
+                path,
+                rule.endpoint,
+                methods=rule.methods,
+                provide_automatic_options=False,
+                strict_slashes=True,
+                merge_slashes=False,
+            )
+
+
 def _render(error: HTTPException) -> Response:
-    return error_response(error_from_http(error))
+    return finish(error_response(error_from_http(error)))

@@ -95,7 +95,7 @@ class GatewayClient:
             time.sleep(_LOOK)
 
     def _open(self) -> ClientConnection:
-        from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidStatus
+        from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
         from websockets.sync.client import connect
 
         try:
@@ -108,7 +108,7 @@ class GatewayClient:
             raise self._down(f"No gateway answers at {self.url}.") from None
         except InvalidStatus as error:
             raise self._answered(error.response.status_code) from None
-        except (OSError, InvalidMessage):
+        except (OSError, InvalidMessage, ConnectionClosed):
             raise GatewayLost(f"The gateway at {self.url} did not answer.") from None
         except InvalidHandshake:
             raise self._answered(None) from None

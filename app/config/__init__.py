@@ -10,7 +10,15 @@ from .agents import (
     SubagentsConfig,
 )
 from .extras import McpConfig, McpServerConfig, MessagesConfig, QueueConfig, SkillsConfig
-from .gateway import AuthConfig, ChatCompletionsConfig, GatewayConfig, HttpConfig, RateLimitConfig
+from .gateway import (
+    AuthConfig,
+    ChatCompletionsConfig,
+    CorsConfig,
+    GatewayConfig,
+    HttpConfig,
+    ImagesConfig,
+    RateLimitConfig,
+)
 from .loading import config_path, load_config, state_dir
 from .models import Compat, ModelConfig, ModelsConfig, ProviderConfig
 from .schema import Config, ResetConfig, SessionConfig
@@ -26,10 +34,12 @@ __all__ = [
     "CompactionConfig",
     "Compat",
     "Config",
+    "CorsConfig",
     "ExecConfig",
     "ExecPolicyConfig",
     "GatewayConfig",
     "HttpConfig",
+    "ImagesConfig",
     "McpConfig",
     "McpServerConfig",
     "MessagesConfig",

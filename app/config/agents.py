@@ -87,6 +87,8 @@ class AgentDefaults(Section):
 
     workspace: Text | None = None
     model: ModelSelection | None = None
+    embedding_model: ModelRef | None = None
+    models: Mapping[ModelRef, Mapping[str, Any]] = {}
     params: ModelParams = ModelParams()
     timeout_seconds: Seconds = 600.0
     first_token_timeout_seconds: Seconds = 120.0
@@ -110,6 +112,7 @@ class AgentEntry(Section):
     name: Text | None = None
     workspace: Text | None = None
     model: ModelSelection | None = None
+    embedding_model: ModelRef | None = None
     params: ModelParams = ModelParams()
     thinking_default: Thinking | None = None
     tools: AgentToolsConfig = AgentToolsConfig()

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo, model_validator
 
-from .section import Count, Seconds, Secret, Section
+from .section import Count, Seconds, Secret, Section, TextList
 
 _LOOPBACK = "127.0.0.1"
 _EVERYWHERE = "0.0.0.0"  # noqa: S104 - what `bind: "lan"` means
@@ -44,8 +44,27 @@ def _origin(value: str) -> str:
     return value
 
 
+def _host_or_network(value: str) -> str:
+    if "/" in value:
+        try:
+            ip_network(value, strict=False)
+        except ValueError:
+            raise ValueError('must be a host like "*.example.com" or a network like "10.0.0.0/8"') from None
+    return value
+
+
+HostOrNetwork: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(_host_or_network)]
+
+
+def _exact_origin(value: str) -> str:
+    if "*" in value or not _ORIGIN.fullmatch(value):
+        raise ValueError('must be like "https://host" or "https://host:port"')
+    return value.rstrip("/").lower()
+
+
 Address: TypeAlias = Annotated[str, AfterValidator(_address)]
 Origin: TypeAlias = Annotated[str, AfterValidator(_origin)]
+ExactOrigin: TypeAlias = Annotated[str, AfterValidator(_exact_origin)]
 Network: TypeAlias = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 
 
@@ -92,18 +111,52 @@ class AuthConfig(Section):
         return self
 
 
+class ImagesConfig(Section):
+    """Which images requests may hold, and which of the web they may name."""
+
+    allow_url: bool = False
+    url_allowlist: Annotated[tuple[HostOrNetwork, ...], Strict(False)] = ()
+    allowed_mimes: TextList = ("image/jpeg", "image/png", "image/gif", "image/webp")
+    max_bytes: Annotated[int, Field(ge=1, le=20 * 2**20)] = 10 * 2**20
+    max_redirects: Annotated[int, Field(ge=0, le=20)] = 3
+    timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 10_000
+
+
 class ChatCompletionsConfig(Section):
     """The OpenAI-compatible endpoint."""
 
+    images: ImagesConfig = ImagesConfig()
+    reasoning: Literal["off", "request", "on"] = "request"
     enabled: bool = False
     strict_model: bool = False
     keep_transcripts: bool = False
+
+
+class ResponsesConfig(Section):
+    """The endpoint of OpenAI's Responses API."""
+
+    enabled: bool = False
 
 
 class Endpoints(Section):
     """HTTP endpoints that can be switched on."""
 
     chat_completions: ChatCompletionsConfig = ChatCompletionsConfig()
+    responses: ResponsesConfig = ResponsesConfig()
+
+
+class ResumeConfig(Section):
+    """For how long a run over HTTP can be come back to: after its end, and while nobody reads it."""
+
+    seconds: Seconds = 300.0
+    grace_seconds: Seconds = 60.0
+
+
+class CorsConfig(Section):
+    """Pages in a browser that may call the HTTP endpoints."""
+
+    allowed_origins: Annotated[tuple[ExactOrigin, ...], Strict(False)] = ()
+    max_age_seconds: Annotated[int, Field(ge=0, le=86_400)] = 600
 
 
 class HttpConfig(Section):
@@ -112,6 +165,8 @@ class HttpConfig(Section):
     max_body_bytes: Count = 20 * 2**20
     body_timeout_seconds: Seconds = 30.0
     keep_alive_seconds: Seconds = 15.0
+    resume: ResumeConfig = ResumeConfig()
+    cors: CorsConfig = CorsConfig()
     endpoints: Endpoints = Endpoints()
 
 

@@ -31,6 +31,8 @@ class Compat(Section):
     supports_store: bool | None = None
     supports_prefill: bool | None = None
     supports_tools: bool | None = None
+    supports_strict_mode: bool | None = None
+    supports_json_schema: bool | None = None
 
 
 class CostConfig(Section):

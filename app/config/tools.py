@@ -7,9 +7,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field
 
-from .section import Count, LowerKeys, Seconds, Secret, Section, Text, TextList, web_address
+from .section import Count, Identifier, LowerKeys, Seconds, Secret, Section, Text, TextList, web_address
 
-Channel: TypeAlias = Literal["openai", "cli", "chat"]
 Milliseconds: TypeAlias = Annotated[int, Field(ge=0, le=2**31)]
 
 
@@ -77,8 +76,11 @@ class WebConfig(Section):
 
 
 class ToolsConfig(AgentToolsConfig):
-    """What holds for all agents. ``by_channel`` is keyed by the ``RunRequest.channel`` of a run."""
+    """What holds for all agents.
 
-    by_channel: Annotated[Mapping[Channel, ToolPolicyConfig], LowerKeys] = {}
+    ``by_channel`` is keyed by the ``channel`` of a run, and by its ``message_channel``.
+    """
+
+    by_channel: Annotated[Mapping[Identifier, ToolPolicyConfig], LowerKeys] = {}
     exec: ExecConfig = ExecConfig()
     web: WebConfig = WebConfig()

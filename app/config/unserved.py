@@ -70,15 +70,16 @@ UNSERVED: Mapping[str, frozenset[str]] = {
         root sessionObserver"""
     ),
     "gateway.http": _words("securityHeaders"),
-    "gateway.http.endpoints": _words("embeddings responses"),
-    "gateway.http.endpoints.chatCompletions": _words("images maxBodyBytes maxImageParts maxTotalImageBytes"),
+    "gateway.http.endpoints": _words("embeddings"),
+    "gateway.http.endpoints.responses": _words("files images maxBodyBytes maxUrlParts"),
+    "gateway.http.endpoints.chatCompletions": _words("maxBodyBytes maxImageParts maxTotalImageBytes"),
     "agents.defaults": _words(
         """additionalSystemPrompt agentRuntime blockStreamingBreak blockStreamingChunk
         blockStreamingCoalesce blockStreamingDefault bootstrapPromptTruncationWarning cliBackends
         contextInjection contextLimits contextPruning contextTokens elevatedDefault embeddedAgent embeddedPi
         envelopeElapsed envelopeTimestamp envelopeTimezone experimental fastModeDefault heartbeat humanDelay
         imageGenerationModel imageMaxDimensionPx imageModel imageQuality mediaMaxMb memorySearch modelPolicy
-        models musicGenerationModel pdfMaxBytesMb pdfMaxPages pdfModel reasoningDefault repoRoot sandbox
+        musicGenerationModel pdfMaxBytesMb pdfMaxPages pdfModel reasoningDefault repoRoot sandbox
         silentReply skills skipBootstrap skipOptionalBootstrapFiles startupContext
         systemPromptOverride timeFormat toolProgressDetail typingIntervalSeconds typingMode
         utilityModel verboseDefault videoGenerationModel"""

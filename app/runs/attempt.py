@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,9 +14,18 @@ from ..agents.conversation import Conversation
 from ..agents.loop import Turn
 from ..agents.models import Candidate, effort_of, merge_params
 from ..agents.registry import Agent
+from ..agents.results import before_answer, bound_results
 from ..agents.turn import Harness, TurnInput, TurnRecord
 from ..cancel import CancelReason
-from ..errors import ConfigError, GatewayDraining, GatewayError, InvalidRequest, RunAborted, RunTimeout
+from ..errors import (
+    ConfigError,
+    GatewayDraining,
+    GatewayError,
+    InvalidRequest,
+    ModelNotFound,
+    RunAborted,
+    RunTimeout,
+)
 from ..events import RunCancelled, RunCompleted, RunFailed, TerminalEvent
 from ..log import get_logger
 from ..messages import AssistantMessage, Message, SamplingParams
@@ -24,6 +33,7 @@ from ..sessions.records import EndStatus, Entry, Loaded, NewEntry, RunEnd, RunSt
 from ..sessions.store import Store
 from .budget import TimeBudget
 from .freshness import ResetPolicy
+from .packing import pack
 from .run import Run, RunRequest
 
 # Work is split further only as deep as the configuration says; these tools never go deeper at all.
@@ -71,12 +81,14 @@ class Attempt:
         self._params = run.request.params
         self._session_id: str | None = None
         self._begun = False
+        self._called = False
         self._heard: tuple[str, ...] = ()
 
     def open_session(self) -> Conversation:
         """Store what is new before any model is called; the conversation as it then stands.
 
-        :raises InvalidRequest: the session belongs to another agent, or the model is unknown.
+        :raises InvalidRequest: the session belongs to another agent.
+        :raises ModelNotFound: the request names a model of no known provider.
         :raises StoreError: nothing could be stored.
         """
         request = self.run.request
@@ -89,10 +101,15 @@ class Attempt:
         if session is not None and session.agent_id != self.agent.id:
             raise InvalidRequest(f"The session belongs to agent {session.agent_id!r}.", param="session_key")
         self._choose_model(session.settings if session else SessionSettings())
-        history = [entry.message for entry in loaded.history]
-        fresh = () if self._goes_on(loaded.history) else _fresh(history, request.messages)
+        own = self._own(loaded.history)
+        entries = _last(own, loaded.history) if own else loaded.history
+        history = [entry.message for entry in entries]
+        fresh = () if own else _fresh(history, request)
+        if request.messages and not (own or fresh):  # all was said before: its answer got lost
+            entries = entries[: before_answer(history)]
+            history = history[: len(entries)]
         first = self._begin(session.id if session else self._new_id(), fresh)
-        numbers = [*(entry.seq for entry in loaded.history), *range(first, first + len(fresh))]
+        numbers = [*(entry.seq for entry in entries), *range(first, first + len(fresh))]
         return _conversation([*history, *fresh], numbers, session)
 
     def turn(
@@ -109,6 +126,8 @@ class Attempt:
                 run_id=request.run_id,
                 session_key=request.session_key,
                 channel=request.channel,
+                message_channel=request.message_channel,
+                cache_key=request.cache_key,
                 conversation=conversation,
                 scratch=self._scratch,
                 system=request.system,
@@ -130,6 +149,7 @@ class Attempt:
             compacted=None if self._session_id is None else self._compacted,
         )
         self.record = turn.record
+        self._called = True
         return turn
 
     def take_over(self, request: RunRequest) -> list[tuple[Message, int]]:
@@ -154,18 +174,19 @@ class Attempt:
         return RunCancelled(reason)
 
     def waits_on(self, ending: TerminalEvent) -> bool:
-        """True for a queued run that only a new process can begin."""
+        """True for a run that was queued and is for the next process to begin: no model was called yet."""
         stopped = isinstance(ending, RunFailed) and isinstance(ending.error, GatewayDraining)
-        return self.run.request.detached and not self._begun and stopped
+        return self.run.request.detached and not self._called and stopped
 
     def record_end(self, ending: TerminalEvent) -> TerminalEvent:
         """Store how the run ended; if that fails, the run has failed."""
         if not isinstance(ending, RunCompleted):
             for line in self._heard:
                 self._parts.retell(self.run.request.session_key, line)
-        if self.waits_on(ending):
-            return ending
         try:
+            if self.waits_on(ending):
+                self._queue_again()
+                return ending
             if not self._begun:
                 self._begin(None, ())
             self._parts.store.finish(self._end(ending), self._last_entries(ending))
@@ -196,7 +217,9 @@ class Attempt:
         store, key = self._parts.store, self.run.request.session_key
         loaded = store.load(key)
         now = self._parts.clock()
-        if loaded.session is None or not self._parts.reset.is_stale(loaded.session, now):
+        if loaded.session is None or self.run.request.continues:
+            return loaded
+        if not self._parts.reset.is_stale(loaded.session, now):
             return loaded
         store.archive(key, now)
         return Loaded(None, ())
@@ -208,18 +231,24 @@ class Attempt:
         self._params = merge_params(thinking, request.params)
         try:
             if request.model:
-                self.agent = _pinned(self.agent, self._parts.resolve_model(request.model))
+                self.agent = self.agent.answering_by(self._parts.resolve_model(request.model))
             elif settings.model:
-                self.agent = _pinned(self.agent, self._parts.resolve_model(settings.model))
+                self.agent = self.agent.answering_by(self._parts.resolve_model(settings.model))
         except ConfigError as error:
             if request.model:
-                raise InvalidRequest(str(error), param="model", code="model_not_found") from None
+                raise ModelNotFound(str(error)) from None
             _log.warning("session %s: %s The agent's own model answers.", request.session_key, error)
         self.record.model_ref = self.agent.model_ref
 
-    def _goes_on(self, history: Sequence[Entry]) -> bool:
-        """True if this run was interrupted before, and nothing has been said since."""
-        return bool(history) and history[-1].run_id == self.run.id and history[-1].stop != "aborted"
+    def _own(self, history: Sequence[Entry]) -> Sequence[Entry]:
+        """What this run has stored before it was interrupted, if it can go on from there.
+
+        Other runs may have come first since.
+        """
+        if not self.run.request.detached:
+            return ()
+        own = [entry for entry in history if entry.run_id == self.run.id]
+        return own if own and own[-1].stop != "aborted" else ()
 
     def _news(self) -> tuple[str, ...]:
         """What the agent has to hear; it stays where it is while nobody listens."""
@@ -251,7 +280,14 @@ class Attempt:
             created_at=request.created_at,
             parent_key=request.parent_key,
             known=request.detached,
+            fingerprint=request.fingerprint,
         )
+
+    def _queue_again(self) -> None:
+        """Put the run back into the store's queue if it was taken out already."""
+        if self._begun:
+            request = self.run.request
+            self._parts.store.enqueue(self._start(request, self._session_id), pack(request))
 
     def _append(self, messages: Sequence[Message]) -> int:
         entries = [NewEntry(message, "tool_calls") for message in messages]
@@ -303,13 +339,15 @@ def error_of(ending: TerminalEvent) -> GatewayError | None:
     return RunAborted(ending.reason) if isinstance(ending, RunCancelled) else None
 
 
-def _fresh(history: Sequence[Message], asked: Sequence[Message]) -> tuple[Message, ...]:
-    return mark_unfinished(history, new_messages(history, asked))
+def _last(own: Sequence[Entry], history: Sequence[Entry]) -> Sequence[Entry]:
+    """``history`` in the order in which a model can go on from ``own``."""
+    numbers = {entry.seq for entry in own}
+    return [*(entry for entry in history if entry.seq not in numbers), *own]
 
 
-def _pinned(agent: Agent, candidate: Candidate) -> Agent:
-    """The agent with one model that somebody chose: it answers or nobody does."""
-    return replace(agent, candidates=(candidate,))
+def _fresh(history: Sequence[Message], request: RunRequest) -> tuple[Message, ...]:
+    tell = bound_results if request.continues else new_messages
+    return mark_unfinished(history, tell(history, request.messages))
 
 
 def _conversation(messages: list[Message], numbers: list[int], session: Session | None) -> Conversation:

@@ -88,6 +88,11 @@ class SessionLanes:
     def __len__(self) -> int:
         return len(self._lanes)
 
+    def size(self, key: str) -> int:
+        """How many have a place for session ``key``."""
+        lane = self._lanes.get(key)
+        return len(lane) if lane is not None else 0
+
     def enter(self, key: str) -> Place:
         """Take the next place for session ``key``.
 

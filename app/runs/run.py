@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from ..agents.client_tools import NO_CLIENT_TOOLS, ClientTools
 from ..cancel import CancelReason, CancelToken
-from ..events import TERMINAL, RunEvent
+from ..events import TERMINAL, RunEvent, RunStarted
 from ..log import get_logger
 from ..messages import Message, SamplingParams
 from .stream import RunStream
@@ -41,6 +41,11 @@ class RunRequest:
         next model call. Then this run ends without a turn of its own.
     :ivar compact: what a summary should keep in mind, maybe nothing (""), if the conversation is
         to be compacted instead of answered; then there are no messages. None for a turn.
+    :ivar continues: the session goes on however long ago it was used, and all messages are new to it.
+    :ivar message_channel: where the caller says that the message comes from, in lower case; the
+        agent is told, and what is forbidden on that channel is forbidden, too.
+    :ivar cache_key: the same for requests that share their beginning; "" for one by session.
+    :ivar fingerprint: of what is asked, for the record, if the asker may ask again under a key of its own.
     """
 
     run_id: str
@@ -61,27 +66,58 @@ class RunRequest:
     detached: bool = False
     steer: bool = False
     compact: str | None = None
+    message_channel: str = ""
+    cache_key: str = ""
+    fingerprint: str | None = None
+    continues: bool = False
+
+
+class Sink(Protocol):
+    """Where a run's events go if not to a stream of its own; see :class:`~.journal.JournaledRun`."""
+
+    def put(self, event: RunEvent) -> None:
+        """Take an event, the terminal one last; the run's threads call this."""
+
+    def nudge(self) -> None:
+        """Some time has passed; called again and again while the run is live."""
 
 
 class Run:
     """A live run as its channel sees it: an id, a stream of events and a way to stop it.
 
+    :ivar stream: for the one reader; nothing comes if the events go to a sink, or nowhere.
+    :ivar ignored: the names of parameters of the request that the answering model does not take.
+    :ivar started_at: when it left its lanes, Unix milliseconds; None before.
     :ivar over: the terminal event is on its way, or was shown; a tool that speaks on speaks to nobody.
     """
 
-    def __init__(self, request: RunRequest, observers: Sequence[Observer] = ()) -> None:
+    def __init__(
+        self,
+        request: RunRequest,
+        observers: Sequence[Observer] = (),
+        sink: Sink | None = None,
+        ignored: tuple[str, ...] = (),
+    ) -> None:
         self.id = request.run_id
+        self.ignored = ignored
         self.request = request
         self.token = CancelToken()
         self.stream = RunStream()
         self.over = False
+        self.started_at: int | None = None
         self._observers = observers
+        self._sink: Sink = self.stream if sink is None else sink
         self.token.on_cancel(self.stream.close)
         if request.detached:
             self.stream.close()
 
+    def begin(self, now: int) -> None:
+        """The run has left its lanes; its thread calls this. ``now`` is in Unix milliseconds."""
+        self.started_at = now
+        self.publish(RunStarted(now))
+
     def publish(self, event: RunEvent) -> None:
-        """Show an event to all observers, then to the stream's reader; the run's threads call this.
+        """Show an event to all observers, then to whoever reads the run; the run's threads call this.
 
         Blocks while the stream is full.
         """
@@ -91,7 +127,29 @@ class Run:
                 observe(self, event)
             except Exception:  # the others, and the stream's reader, wait for the end all the same
                 _log.exception("an observer of run %s failed", self.id)
-        self.stream.put(event)
+        self._sink.put(event)
+
+    @property
+    def agent_id(self) -> str:
+        """Who answers."""
+        return self.request.agent_id
+
+    @property
+    def created_at(self) -> int:
+        """When the run was asked for, Unix milliseconds."""
+        return self.request.created_at
+
+    def get(self) -> list[RunEvent]:
+        """The stream's next events; see :meth:`RunStream.get`."""
+        return self.stream.get()
+
+    def leave(self) -> None:
+        """The stream's reader has left: nobody waits for the run any more."""
+        self.cancel(CancelReason.DISCONNECT)
+
+    def nudge(self) -> None:
+        """Wake whoever reads the run, to look whether anybody still waits for it."""
+        self._sink.nudge()
 
     def cancel(self, reason: CancelReason) -> bool:
         """Ask the run to stop; True if nobody had asked before. Any thread may call this.

@@ -17,15 +17,16 @@ from typing import Literal
 
 from ..agents.registry import Agent, AgentRegistry
 from ..cancel import Cancelled, CancelReason
-from ..errors import GatewayBusy, GatewayDraining, GatewayError, InvalidRequest, StoreError
-from ..events import RunCompleted, RunFailed, RunStarted, TerminalEvent
+from ..errors import GatewayBusy, GatewayDraining, GatewayError, StoreError
+from ..events import RunCompleted, RunFailed, TerminalEvent
 from ..log import get_logger
-from ..messages import AssistantMessage, Message, UserMessage
+from ..messages import Message
+from .answering import answering, check_abilities, ignored
 from .attempt import STATUS, Attempt, RunParts, error_of
 from .budget import TimeBudget
 from .executor import Executor
 from .lanes import Lane, Place, SessionLanes
-from .run import Observer, Run, RunRequest
+from .run import Observer, Run, RunRequest, Sink
 
 _log = get_logger("run")
 
@@ -107,18 +108,21 @@ class RunService:
         """True once no more runs are admitted."""
         return self._draining
 
-    def start(self, request: RunRequest, admitted: Callable[[], None] | None = None) -> Run:
-        """Admit a run and start it; its events come on ``run.stream``.
+    def start(
+        self, request: RunRequest, admitted: Callable[[], None] | None = None, sink: Sink | None = None
+    ) -> Run:
+        """Admit a run and start it; its events come on ``run.stream``, or go to ``sink``.
 
         :param admitted: called before the first event, when nothing but a lack of threads can
             refuse the run any more. If it raises, so does this, and there is no run.
-        :raises AgentNotFound: no such agent.
-        :raises InvalidRequest: the agent's model cannot take what the request holds.
+        :raises AgentNotFound, ModelNotFound: no such agent, or a model of no known provider.
+        :raises InvalidRequest: the model that would answer cannot take what the request holds.
         :raises GatewayBusy, SessionBusy, GatewayDraining: not admitted.
         """
         agent = self._agents.get(request.agent_id)
-        _check_abilities(agent, request)
-        run = Run(request, self._observers)
+        judged = answering(agent, request, self._parts.resolve_model, self._parts.store)
+        check_abilities(judged, request)
+        run = Run(request, self._observers, sink, ignored(judged, request))
         with self._lock:
             if self._draining:
                 raise GatewayDraining
@@ -143,6 +147,18 @@ class RunService:
             self._executor.spawn(f"run-{live.run.id}", lambda: self._execute(live))
         except RuntimeError:  # the system has no more threads to give
             raise GatewayBusy from None
+
+    def room(self, session_key: str | None) -> tuple[int, int]:
+        """How many runs may exist at a time, and how many more may come now.
+
+        Of all, or of the session if there is one, whichever has less room.
+        """
+        of_all = max(0, self._limits.pending - len(self._live))
+        if session_key is not None:
+            of_session = max(0, self._limits.per_session - self._sessions.size(session_key))
+            if of_session < of_all:
+                return self._limits.per_session, of_session
+        return self._limits.pending, of_all
 
     def observe(self, observer: Observer) -> Callable[[], None]:
         """Show the events of all runs that start from now on to ``observer``, whoever asked for them.
@@ -172,17 +188,19 @@ class RunService:
         with self._lock:
             return [live.run for live in self._live.values() if live.run.request.session_key == key]
 
+    def family(self, key: str) -> list[Run]:
+        """The live runs of a session, and then of the sub-agents it has started."""
+        with self._lock:
+            children = [live.run for live in self._live.values() if live.run.request.parent_key == key]
+            return [*self.of_session(key), *children]
+
     def cancel_session(self, key: str, reason: CancelReason) -> list[str]:
         """Ask all live runs of a session, and of the sub-agents it has started, to stop.
 
         :returns: the ids of the session's own that nobody had asked before.
         """
-        with self._lock:
-            children = [live.run for live in self._live.values() if live.run.request.parent_key == key]
-        stopped = [run.id for run in self.of_session(key) if run.cancel(reason)]
-        for child in children:
-            child.cancel(reason)
-        return stopped
+        stopped = [run for run in self.family(key) if run.cancel(reason)]
+        return [run.id for run in stopped if run.request.session_key == key]
 
     def drain(self, seconds: float) -> None:
         """Admit nothing more, give live runs ``seconds`` to end, then stop them.
@@ -213,7 +231,7 @@ class RunService:
             self._ticking = False
         self._keep_ticking()
         for live in everybody:
-            live.run.stream.nudge()
+            live.run.nudge()
 
     def _execute(self, live: _Admitted) -> None:
         """The body of a run's thread. Never raises; ends with the terminal event.
@@ -227,7 +245,14 @@ class RunService:
         try:
             self._take_turn(attempt, live)
             record = attempt.record
-            ending = RunCompleted(record.text, record.finish_reason, record.usage, record.client_calls)
+            ending = RunCompleted(
+                record.text,
+                record.finish_reason,
+                record.usage,
+                record.client_calls,
+                record.model_ref,
+                "".join(record.thoughts),
+            )
         except Cancelled as cancelled:
             ending = attempt.cancelled(cancelled.reason)
         except GatewayError as error:
@@ -290,7 +315,8 @@ class RunService:
             conversation = attempt.open_session()
             slot = lane.enter()
             slot.wait(token)
-            run.publish(RunStarted(self._parts.clock()))
+            self._check_open(run)
+            run.begin(self._parts.clock())
             turn = attempt.turn(conversation, budget, lambda: self._steering(attempt))
             if run.request.compact is None:
                 turn.run()
@@ -309,12 +335,16 @@ class RunService:
         """
         with self._lock:
             if live.stage == "waiting":
-                if self._draining and live.run.request.detached:
-                    raise Cancelled(CancelReason.SHUTDOWN)
+                self._check_open(live.run)
                 live.stage = "begun"
             if live.stage == "claimed":
                 raise StoreError("What was asked could not be stored.")
             return live.stage == "begun"
+
+    def _check_open(self, run: Run) -> None:
+        """:raises Cancelled: the gateway stops, and the next process can begin the run."""
+        if self._draining and run.request.detached:
+            raise Cancelled(CancelReason.SHUTDOWN)
 
     def _steering(self, attempt: Attempt) -> Sequence[tuple[Message, int]]:
         """What the runs that wait right behind this one have to say to it; they are over with that."""
@@ -349,25 +379,3 @@ class RunService:
 def _outcome(ending: TerminalEvent) -> str:
     error = error_of(ending)
     return "completed" if error is None else f"{STATUS[type(ending)]} ({error.code or error.type})"
-
-
-def _check_abilities(agent: Agent, request: RunRequest) -> None:
-    """Refuse by name what the agent's model cannot do, before anything is started.
-
-    :raises InvalidRequest: images or a prefill for a model that has no use for them.
-    """
-    info = agent.candidates[0].info
-    asked = next((m for m in reversed(request.messages) if isinstance(m, UserMessage)), None)
-    if asked is not None and asked.images and not info.images:
-        raise InvalidRequest(
-            f"The model of agent {agent.id!r} cannot see images.",
-            param="messages",
-            code="images_not_supported",
-        )
-    if request.messages and isinstance(request.messages[-1], AssistantMessage) and not info.prefill:
-        raise InvalidRequest(
-            f"The model of agent {agent.id!r} cannot continue a trailing assistant message; "
-            "end the conversation with a user message.",
-            param="messages",
-            code="prefill_not_supported",
-        )

@@ -24,8 +24,10 @@ from ..providers.known import KNOWN
 from ..runs.attempt import RunParts
 from ..runs.chat import ChatSurface
 from ..runs.desk import Desk
+from ..runs.embedding import EmbeddingService
 from ..runs.executor import Executor
 from ..runs.freshness import ResetPolicy
+from ..runs.journal import Journal, JournalLimits
 from ..runs.news import NewsBoard
 from ..runs.run import RunRequest
 from ..runs.service import RunLimits, RunService
@@ -59,6 +61,8 @@ class Runtime:
     agents: AgentRegistry
     store: Store
     runs: RunService
+    journal: Journal
+    embeddings: EmbeddingService
     providers: Mapping[str, Provider]
     executor: Executor
     tools: ToolBox
@@ -77,7 +81,9 @@ class Runtime:
                 steps.callback(close)
             for farewell in self.farewells:
                 steps.callback(farewell)
+            until = time.monotonic() + drain_seconds
             self.runs.drain(drain_seconds)
+            self.embeddings.drain(max(0.0, until - time.monotonic()))
 
     def describe(self) -> list[str]:
         """Which agents, model, configuration and state this gateway uses, a line each."""
@@ -140,9 +146,10 @@ def build_runtime(
         desk = _desk(config, store, executor, news)
         box = build_tools(config, env, executor, desk, added=added, offload=offload)
         resolve = _resolver(config, known)
-        runs = _run_service(config, resolve, agents, store, executor, news, box)
+        cooldowns = Cooldowns()
+        runs = _run_service(config, resolve, agents, store, executor, news, box, cooldowns)
         on_failure.pop_all()
-    desk.open(runs)
+    desk.open(runs, box.commands.kill_session)
     box.mcp.start()
     keep_swept(config.state_dir / "scratch", executor)
     chat = ChatSurface(
@@ -155,7 +162,20 @@ def build_runtime(
         new_id=_new_id,
         clock=_now,
     )
-    return Runtime(config, agents, store, runs, known, executor, box, chat, news)
+    resume = config.gateway.http.resume
+    journal = Journal(runs, executor.after, JournalLimits(resume.seconds, resume.grace_seconds))
+    embeddings = EmbeddingService(
+        agents=agents,
+        resolve_model=resolve,
+        store=store,
+        executor=executor,
+        cooldowns=cooldowns,
+        concurrent=config.agents.defaults.max_concurrent,
+        pending=config.agents.defaults.max_pending,
+        draining=lambda: runs.draining,
+        clock=_now,
+    )
+    return Runtime(config, agents, store, runs, journal, embeddings, known, executor, box, chat, news)
 
 
 def check_agents(config: Config, env: Mapping[str, str]) -> AgentRegistry:
@@ -206,11 +226,12 @@ def _run_service(
     executor: Executor,
     news: NewsBoard,
     box: ToolBox,
+    cooldowns: Cooldowns,
 ) -> RunService:
     defaults = config.agents.defaults
     parts = RunParts(
         store=store,
-        harness=_harness(config, executor, box),
+        harness=_harness(config, executor, box, cooldowns),
         resolve_model=resolve,
         news=(news.take, box.commands.news),
         retell=news.post,
@@ -235,12 +256,12 @@ def _run_service(
     )
 
 
-def _harness(config: Config, executor: Executor, box: ToolBox) -> Harness:
+def _harness(config: Config, executor: Executor, box: ToolBox, cooldowns: Cooldowns) -> Harness:
     defaults = config.agents.defaults
     zone = _zone(config)
     return Harness(
         tools=box.registry,
-        cooldowns=Cooldowns(),
+        cooldowns=cooldowns,
         prompt_limits=PromptLimits(defaults.bootstrap_max_chars, defaults.bootstrap_total_max_chars),
         compaction=CompactionLimits(
             enabled=defaults.compaction.enabled,

@@ -13,10 +13,10 @@ from ..agents.skills import SkillEntry, Skills, SkillSettings
 from ..config import AgentConfig, AgentDefaults, Config, ModelParams, ModelSelection, ToolPolicyConfig
 from ..errors import ConfigError
 from ..messages import SamplingParams
-from ..providers.base import CallTimeouts, Provider
+from ..providers.base import CallTimeouts, Embedder, Provider
 from ..providers.known import KNOWN
 from ..tools.policy import build_policy, unknown_names
-from .providers import default_model
+from .providers import default_model, embedding_model
 
 
 def build_agents(
@@ -43,6 +43,7 @@ def build_agents(
         except ConfigError as error:
             problems.append(f"agents.{settings.id}.model: {error}")
     problems += _unknown_model(config, providers)
+    problems += _unusable_embedders(config, providers)
     problems += _unknown_providers(config, providers)
     if problems:
         raise ConfigError("The configuration cannot be used:", tuple(problems))
@@ -66,16 +67,18 @@ def _build_agent(
 ) -> Agent:
     defaults = config.agents.defaults
     workspace = _workspace(config, settings)
+    candidates = _candidates(config, settings, env, providers)
     return Agent(
         id=settings.id,
         name=settings.name or "",
         workspace=workspace,
-        candidates=_candidates(config, settings, env, providers),
+        candidates=candidates,
         params=_params(defaults, settings),
         policy=build_policy(config.tools, settings.tools, added_tools),
         skills=_skills(config, workspace, command_env),
         timeout=defaults.timeout_seconds,
         max_rounds=defaults.max_rounds,
+        embedder=_embedder(config, settings, candidates[0], providers),
     )
 
 
@@ -105,6 +108,37 @@ def _candidates(
     refs = dict.fromkeys((primary, *(chosen.fallbacks or ())))
     timeouts = call_timeouts(config.agents.defaults)
     return tuple(resolve_candidate(ref, providers, timeouts) for ref in refs)
+
+
+def _embedder(
+    config: Config, settings: AgentConfig, primary: Candidate, providers: Mapping[str, Provider]
+) -> Candidate | None:
+    """The stated model, else the usual one of the provider that the agent has anyway."""
+    stated = settings.embedding_model or config.agents.defaults.embedding_model
+    ref = stated or embedding_model(config, primary.ref)
+    if ref is None or _no_embedder(ref, providers):
+        return None
+    return resolve_candidate(ref, providers, call_timeouts(config.agents.defaults))
+
+
+def _unusable_embedders(config: Config, providers: Mapping[str, Provider]) -> Iterator[str]:
+    """A sentence for each model stated for vectors that can make none."""
+    stated = [("defaults", config.agents.defaults.embedding_model)]
+    stated += [(agent.id, agent.embedding_model) for agent in config.agents.items]
+    for place, ref in stated:
+        if ref and (problem := _no_embedder(ref, providers)):
+            yield f"agents.{place}.embeddingModel: {problem}"
+
+
+def _no_embedder(ref: str, providers: Mapping[str, Provider]) -> str | None:
+    """Why this model can make no vectors, as far as that is known."""
+    try:
+        candidate = resolve_candidate(ref, providers, CallTimeouts())
+    except ConfigError as error:
+        return str(error)
+    if isinstance(candidate.provider, Embedder):
+        return None
+    return f'The API of the provider "{candidate.provider.id}" has no embeddings.'
 
 
 def _unknown_model(config: Config, providers: Mapping[str, Provider]) -> Iterator[str]:

@@ -71,6 +71,21 @@ def default_model(config: Config, env: Mapping[str, str]) -> str:
     return f"{EMBEDDED}/{BUILT_IN}"
 
 
+def embedding_model(config: Config, model_ref: str) -> str | None:
+    """The model that makes vectors for agents with this model, where the configuration names none.
+
+    The built-in runtime embeds with the model it has, a vendor at its own address with the usual one.
+    """
+    provider_id = model_ref.partition("/")[0].lower()
+    if provider_id == EMBEDDED:
+        return model_ref
+    vendor = _VENDORS.get(provider_id)
+    settings = config.models.providers.get(provider_id, ProviderConfig())
+    if vendor is None or vendor.embedding_model is None or settings.base_url not in (None, vendor.base_url):
+        return None
+    return f"{vendor.id}/{vendor.embedding_model}"
+
+
 def env_keys(env: Mapping[str, str], vendor: KnownProvider) -> tuple[str, ...]:
     """The vendor's keys in the environment: of the first variable that is set, and the same in plural."""
     for name in vendor.env_keys:
@@ -136,7 +151,8 @@ def _configured(
     base_url = settings.base_url or (known.base_url if known else None)
     if base_url is None:
         raise ConfigError(f"models.providers.{provider_id}.baseUrl is required.")
-    look_up = _look_up(vendor, settings.compat)
+    schemas = known is not None and known.schemas and base_url == known.base_url
+    look_up = _look_up(vendor, settings.compat, schemas=schemas)
     default = _with_compat(ModelInfo(images=known is not None, prefill=api == _ANTHROPIC), settings.compat)
     options: _Options = {
         "base_url": base_url,
@@ -180,12 +196,17 @@ def _usual_api(vendor: KnownProvider, settings: ProviderConfig) -> str:
     return vendor.apis[-1] if elsewhere else vendor.api
 
 
-def _look_up(vendor: KnownProvider | None, compat: Compat) -> Callable[[str], ModelInfo | None]:
-    """Finds what is known about a model, corrected by what the operator says of the server."""
+def _look_up(
+    vendor: KnownProvider | None, compat: Compat, *, schemas: bool
+) -> Callable[[str], ModelInfo | None]:
+    """Finds what is known about a model, corrected by what the operator says of the server.
+
+    :param schemas: the server holds the answers of models that are known to a JSON schema.
+    """
 
     def look_up(model: str) -> ModelInfo | None:
         info = catalogue.lookup(vendor.id, model) if vendor else None
-        return _with_compat(info, compat) if info else None
+        return _with_compat(info, compat, schemas=schemas) if info else None
 
     return look_up
 
@@ -214,11 +235,12 @@ def _price(model: ModelConfig) -> Price | None:
     )
 
 
-def _with_compat(info: ModelInfo, compat: Compat) -> ModelInfo:
+def _with_compat(info: ModelInfo, compat: Compat, *, schemas: bool = False) -> ModelInfo:
     return replace(
         info,
         tools=_either(compat.supports_tools, info.tools),
         prefill=_either(compat.supports_prefill, info.prefill),
+        schemas=_either(compat.supports_json_schema, schemas),
     )
 
 
@@ -229,6 +251,8 @@ def _switches(compat: Compat, default: WireSwitches) -> WireSwitches:
         stream_usage=_either(compat.supports_usage_in_streaming, default.stream_usage),
         developer_role=_either(compat.supports_developer_role, default.developer_role),
         store=_either(compat.supports_store, default.store),
+        json_schema=_either(compat.supports_json_schema, default.json_schema),
+        strict_tools=_either(compat.supports_strict_mode, default.strict_tools),
     )
 
 

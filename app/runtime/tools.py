@@ -21,7 +21,9 @@ from ..tools.registry import Tool, ToolRegistry
 from ..tools.sessions import session_tools
 from ..tools.status import SESSION_STATUS
 from ..tools.web import FetchSettings, SearchSettings, WebSettings, web_tools
+from ..tools.web.guard import bounded, system_resolver
 
+_LOOKUP = 5.0  # seconds for the address of a name
 _SEARCH_KEYS = {"brave": "BRAVE_API_KEY", "tavily": "TAVILY_API_KEY"}
 
 
@@ -79,7 +81,7 @@ def build_tools(
         SESSION_STATUS,
         *FILE_TOOLS,
         *commands.tools(),
-        *web_tools(web_settings(config, env)),
+        *web_tools(web_settings(config, env), bounded(system_resolver, executor.spawn, _LOOKUP)),
         *memory.tools(),
         *session_tools(desk),
         *added,

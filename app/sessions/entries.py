@@ -54,7 +54,8 @@ def _plain(message: Message) -> JsonObject:
 def _plain_part(part: TextPart | ImagePart) -> dict[str, JsonValue]:
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
-    return {"type": "image", "mime": part.mime, "data": part.data}
+    detail: dict[str, JsonValue] = {} if part.detail is None else {"detail": part.detail}
+    return {"type": "image", "mime": part.mime, "data": part.data, **detail}
 
 
 def _plain_call(call: ToolCall) -> dict[str, JsonValue]:
@@ -88,6 +89,8 @@ def _part(value: JsonValue) -> TextPart | ImagePart:
     match value:
         case {"type": "text", "text": str(text)}:
             return TextPart(text)
+        case {"type": "image", "mime": str(mime), "data": str(data), "detail": str(detail)}:
+            return ImagePart(mime, data, detail)
         case {"type": "image", "mime": str(mime), "data": str(data)}:
             return ImagePart(mime, data)
     raise UnreadableEntry("not a text or an image")

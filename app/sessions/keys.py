@@ -18,6 +18,8 @@ ARCHIVED = "archived:"  # begins the key of a session whose own key was given to
 _HEADER = "x-openclaw-session-key"
 _RESERVED = ("subagent:", "cron:", "acp:", "hook:", ARCHIVED)
 _SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_RESPONSE = re.compile(rf"(?:{ARCHIVED}[^:]+:)?agent:[^:]+:openresponses:")
+_CONVERSATION = re.compile(rf"(?:{ARCHIVED}[^:]+:)?agent:[^:]+:conversation:")
 _UNWANTED = ("Cc", "Cs")  # control characters; lone surrogates, which no database can hold
 
 
@@ -34,17 +36,41 @@ def main_key(agent_id: str, main: str = "main") -> str:
     return f"agent:{agent_id}:{main}"
 
 
-def user_key(agent_id: str, user: str) -> str:
+def user_key(agent_id: str, user: str, family: str = "openai") -> str:
     """The key of one end user of an agent; spelling differs only by case and outer space.
 
+    :param family: what tells the users of one API from those of another.
     :raises InvalidRequest: ``user`` is blank, too long or holds control characters.
     """
-    return f"agent:{agent_id}:openai-user:{_checked(user, 'user')}".lower()
+    return f"agent:{agent_id}:{family}-user:{_checked(user, 'user')}".lower()
 
 
-def fresh_key(agent_id: str, uuid: str) -> str:
-    """The key of a conversation that nobody will come back to."""
-    return f"agent:{agent_id}:openai:{uuid}"
+def fresh_key(agent_id: str, uuid: str, family: str = "openai") -> str:
+    """The key of a conversation that nobody has named."""
+    return f"agent:{agent_id}:{family}:{uuid}"
+
+
+def is_response_key(key: str) -> bool:
+    """True for a session that was begun for stored responses and for nothing else."""
+    return _RESPONSE.match(key) is not None
+
+
+def conversation_key(agent_id: str, conversation_id: str) -> str:
+    """The key of a conversation that the caller names by id.
+
+    :raises InvalidRequest: the id is not 1 to 128 of ``A-Z a-z 0-9 . _ -``.
+    """
+    if not _SESSION_ID.fullmatch(conversation_id):
+        raise InvalidRequest(
+            "A conversation id has 1 to 128 letters, digits, dots, underscores or hyphens.",
+            param="conversation",
+        )
+    return f"agent:{agent_id}:conversation:{conversation_id}"
+
+
+def is_conversation_key(key: str) -> bool:
+    """True for what :func:`conversation_key` gives, also once it is archived."""
+    return _CONVERSATION.match(key) is not None
 
 
 def sub_agent_key(agent_id: str, uuid: str) -> str:

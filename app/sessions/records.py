@@ -37,6 +37,15 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Added:
+    """What was added to the transcript of a session."""
+
+    session_key: str
+    agent_id: str
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SessionSettings:
     """What a person has chosen for one conversation; None leaves it to the agent.
 
@@ -106,6 +115,7 @@ class RunStart:
     """A run at its beginning; without ``session_id`` it is ephemeral and keeps no transcript.
 
     :ivar known: there may be a record of it already, from when it was queued or interrupted.
+    :ivar fingerprint: of what was asked, if the asker may ask again under a key of its own.
     """
 
     id: str
@@ -117,6 +127,7 @@ class RunStart:
     created_at: int
     parent_key: str | None = None
     known: bool = True
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +198,7 @@ class Run:
     attempts: int
     cost: float | None = None
     calls: tuple[ModelCall, ...] = ()
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,3 +228,46 @@ class UsageRow:
     usage: Usage
     cost: float
     unpriced: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewResponse:
+    """A response that is about to be made; its run has the same id.
+
+    :ivar request: what was asked, as JSON of the channel's own.
+    :ivar parent_id: the response that it follows.
+    """
+
+    id: str
+    agent_id: str
+    created_at: int
+    request: str
+    parent_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """A response as it is stored.
+
+    :ivar body: the finished response, as JSON of the channel's own; None while it is open, and for
+        good if the gateway died before it was finished.
+    :ivar last_seq: the last message of its run in its session; None while it is open, if its run
+        never began, and if it kept no transcript.
+    """
+
+    id: str
+    agent_id: str
+    created_at: int
+    open: bool
+    session_id: str | None
+    last_seq: int | None
+    request: str
+    body: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Where a conversation goes on if it cannot go on in place: a new session's key and id."""
+
+    key: str
+    session_id: str

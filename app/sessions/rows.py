@@ -79,6 +79,7 @@ def run_row(run: RunStart) -> dict[str, Any]:
         "model": run.model,
         "created_at": run.created_at,
         "status": "in_progress",
+        "fingerprint": run.fingerprint,
     }
 
 

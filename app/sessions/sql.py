@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
     BigInteger,
@@ -36,17 +36,30 @@ from ..wire import clean
 from .keys import ARCHIVED
 from .records import (
     INTERRUPTED,
+    Added,
+    Branch,
     Entry,
     Loaded,
     NewEntry,
+    NewResponse,
     QueuedRun,
     Run,
     RunEnd,
     RunStart,
     Session,
     SessionSettings,
+    StoredResponse,
     UsageQuery,
     UsageRow,
+)
+from .responses import (
+    abandon_response,
+    close_all_responses,
+    close_response,
+    delete_response,
+    get_response,
+    open_response,
+    response_messages,
 )
 from .rows import (
     empty_session_row,
@@ -62,7 +75,7 @@ from .rows import (
     usage_row_of,
 )
 from .sqlite import Database, open_database
-from .store import Offload, Store
+from .store import Offload, Store, Watcher
 from .tables import is_live, is_open, is_queued, messages, runs, sessions
 
 T = TypeVar("T")
@@ -93,7 +106,7 @@ _EXTEND = (  # also takes the row lock that keeps two writers from giving out on
     update(sessions)
     .where(sessions.c.id == bindparam("this_session"))
     .values(updated_at=bindparam("now"), message_count=sessions.c.message_count + bindparam("added"))
-    .returning(sessions.c.message_count)
+    .returning(sessions.c.message_count, sessions.c.key, sessions.c.agent_id)
 )
 _CONTINUE = _EXTEND.where(sessions.c.key == bindparam("this_key"), is_live).values(active_at=bindparam("now"))
 _SETTLE = _EXTEND.values(
@@ -133,7 +146,7 @@ _TAKE_OVER = (
 )
 _QUEUE_AGAIN = (
     update(runs)
-    .where(runs.c.id == bindparam("this_run"), or_(is_queued, _WAS_INTERRUPTED))
+    .where(runs.c.id == bindparam("this_run"), or_(is_open, _WAS_INTERRUPTED))
     .values(_AGAIN | {"status": "queued", "request": bindparam("new_request")})
 )
 _QUEUED = select(runs.c.id, runs.c.request).where(is_open, is_queued).order_by(runs.c.created_at, runs.c.id)
@@ -227,12 +240,21 @@ def open_store(directory: Path, *, offload: Offload | None = None, readonly: boo
     return store
 
 
+class _Place(NamedTuple):
+    """Where in which session entries were added; ``first`` is 0 if there were none."""
+
+    key: str
+    agent_id: str
+    first: int
+
+
 class _SqlStore:
     """:class:`Store` on one database."""
 
     def __init__(self, database: Database, offload: Offload) -> None:
         self._database = database
         self._offload = offload
+        self._watchers: tuple[Watcher, ...] = ()
 
     def load(self, key: str) -> Loaded:
         return self._transaction(lambda db: _load(db, key, whole=False))
@@ -271,15 +293,20 @@ class _SqlStore:
 
     def begin(self, run: RunStart, messages: Sequence[Message]) -> int:
         entries = [NewEntry(message) for message in messages]
-        return self._transaction(lambda db: _begin(db, run, entries))
+        first = self._transaction(lambda db: _begin(db, run, entries))
+        self._tell(_Place(run.session_key, run.agent_id, first), run.id, entries, run.created_at)
+        return first
 
     def append(self, session_id: str | None, run_id: str, entries: Sequence[NewEntry], now: int) -> int:
         if session_id is None or not entries:
             return 0
-        return self._transaction(lambda db: _extend(db, _EXTEND, {}, session_id, run_id, entries, now)) or 0
+        place = self._transaction(lambda db: _extend(db, _EXTEND, {}, session_id, run_id, entries, now))
+        self._tell(place, run_id, entries, now)
+        return place.first if place else 0
 
     def finish(self, end: RunEnd, entries: Sequence[NewEntry]) -> None:
-        self._transaction(lambda db: _finish(db, end, entries))
+        place = self._transaction(lambda db: _finish(db, end, entries))
+        self._tell(place, end.id, entries, end.ended_at)
 
     def compact(self, session_id: str, summary: str, kept_from: int, now: int) -> bool:
         return self._changes(
@@ -331,8 +358,42 @@ class _SqlStore:
     def delete_session(self, key: str) -> bool:
         return self._changes(_DELETE_SESSION, {"this_key": key})
 
+    def open_response(self, new: NewResponse, branch: Branch) -> str | None:
+        return self._transaction(lambda db: open_response(db, new, branch))
+
+    def abandon_response(self, response_id: str, branch: Branch) -> None:
+        self._transaction(lambda db: abandon_response(db, response_id, branch))
+
+    def close_response(self, response_id: str, body: str) -> None:
+        self._transaction(lambda db: close_response(db, response_id, body))
+
+    def get_response(self, response_id: str) -> StoredResponse | None:
+        return self._transaction(lambda db: get_response(db, response_id))
+
+    def response_messages(self, response_id: str) -> list[Message] | None:
+        return self._transaction(lambda db: response_messages(db, response_id))
+
+    def delete_response(self, response_id: str) -> bool:
+        return self._transaction(lambda db: delete_response(db, response_id))
+
+    def watch(self, watcher: Watcher) -> None:
+        self._watchers = (*self._watchers, watcher)
+
     def close(self) -> None:
         self._offload(self._database.close)
+
+    def _tell(self, place: _Place | None, run_id: str, entries: Sequence[NewEntry], now: int) -> None:
+        if not (self._watchers and place and place.first):
+            return
+        stored = tuple(
+            Entry(seq, entry.message, entry.stop, now, run_id)
+            for seq, entry in enumerate(entries, place.first)
+        )
+        for watch in self._watchers:
+            try:
+                watch(Added(place.key, place.agent_id, stored))
+            except Exception:  # what is stored is stored
+                _log.exception("a watcher of the store failed")
 
     def _rows(self, statement: Select[Any], values: dict[str, Any]) -> Sequence[RowMapping]:
         return self._transaction(lambda db: db.execute(statement, values).mappings().all())
@@ -362,6 +423,7 @@ def _one_at_a_time() -> Offload:
 def _fail_interrupted(database: Database, now: int) -> None:
     with database.transaction() as db:
         count = db.execute(_INTERRUPT, {"now": now}).rowcount
+        close_all_responses(db)
     if count:
         _log.warning("%d runs were interrupted by the end of an earlier process", count)
 
@@ -413,14 +475,14 @@ def _enqueue(db: Connection, run: RunStart, request: str) -> None:
 def _open(db: Connection, run: RunStart, session_id: str, entries: Sequence[NewEntry]) -> int:
     """Go on with a session, or begin it; the ``seq`` of the first entry."""
     now = run.created_at
-    first = _extend(db, _CONTINUE, {"this_key": run.session_key}, session_id, run.id, entries, now)
-    if first is not None:
-        return first
+    place = _extend(db, _CONTINUE, {"this_key": run.session_key}, session_id, run.id, entries, now)
+    if place is not None:
+        return place.first
     db.execute(_NEW_SESSION, session_row(run, session_id, len(entries)))
     return _insert(db, session_id, run.id, entries, now, first=1)
 
 
-def _finish(db: Connection, end: RunEnd, entries: Sequence[NewEntry]) -> None:
+def _finish(db: Connection, end: RunEnd, entries: Sequence[NewEntry]) -> _Place | None:
     changes = {f"new_{name}": value for name, value in run_end(end).items()}
     closed = db.execute(_CLOSE_RUN, {"this_run": end.id, **changes}).one_or_none()
     if closed is not None and closed.session_id is not None:
@@ -431,24 +493,26 @@ def _finish(db: Connection, end: RunEnd, entries: Sequence[NewEntry]) -> None:
             "last_context": end.context_tokens or None,
             "last_model": end.model,
         }
-        _extend(db, _SETTLE, more, closed.session_id, end.id, entries, end.ended_at)
+        return _extend(db, _SETTLE, more, closed.session_id, end.id, entries, end.ended_at)
+    return None
 
 
 def _extend(
     db: Connection,
-    statement: ReturningUpdate[int],
+    statement: ReturningUpdate[Any],
     values: dict[str, Any],
     session_id: str,
     run_id: str,
     entries: Sequence[NewEntry],
     now: int,
-) -> int | None:
-    """Add entries to a session; the ``seq`` of the first or 0, None if there is no such session."""
+) -> _Place | None:
+    """Add entries to a session; None if there is no such session."""
     common = {"this_session": session_id, "now": now, "added": len(entries)}
-    count = db.execute(statement, common | values).scalar()
-    if count is None:
+    row = db.execute(statement, common | values).one_or_none()
+    if row is None:
         return None
-    return _insert(db, session_id, run_id, entries, now, first=count - len(entries) + 1)
+    first = row.message_count - len(entries) + 1
+    return _Place(row.key, row.agent_id, _insert(db, session_id, run_id, entries, now, first=first))
 
 
 def _insert(

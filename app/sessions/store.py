@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 from ..messages import Message
 from .records import (
+    Added,
+    Branch,
     Entry,
     Loaded,
     NewEntry,
+    NewResponse,
     QueuedRun,
     Run,
     RunEnd,
     RunStart,
     Session,
     SessionSettings,
+    StoredResponse,
     UsageQuery,
     UsageRow,
 )
 
 T = TypeVar("T")
+
+# Called in the thread that has stored it. Must be quick and must not raise.
+Watcher: TypeAlias = Callable[[Added], None]
 
 
 class Offload(Protocol):
@@ -67,7 +74,7 @@ class Store(Protocol):
     def enqueue(self, run: RunStart, request: str) -> None:
         """Record a run that will begin later: if this process dies, the next one finds it.
 
-        A run that waits already or was interrupted is queued again, any other is a StoreError.
+        A run that is not over yet or was interrupted is queued again, any other is a StoreError.
 
         :param request: what :meth:`queued` gives back.
         """
@@ -153,6 +160,36 @@ class Store(Protocol):
 
     def delete_session(self, key: str) -> bool:
         """Delete a session with its transcript, but not its runs; False if there is none."""
+
+    def open_response(self, new: NewResponse, branch: Branch) -> str | None:
+        """Record a response whose run is about to begin; the key of the session that it is to go on in.
+
+        That is ``branch.key`` for one that follows none. One that follows another goes on in place if it
+        is the first to do so and nothing was said there since, else in a copy that ends where the other
+        does and is called as ``branch`` says. None, and nothing changed, if there is no such response
+        or if it has no place in a session: it is still open, never began or kept no transcript.
+        """
+
+    def abandon_response(self, response_id: str, branch: Branch) -> None:
+        """Take back :meth:`open_response`: the run was refused."""
+
+    def close_response(self, response_id: str, body: str) -> None:
+        """Store the finished response of a run that is over; one that is gone stays so."""
+
+    def get_response(self, response_id: str) -> StoredResponse | None:
+        """One response; None if nobody has stored it, or somebody has deleted it or its session."""
+
+    def response_messages(self, response_id: str) -> list[Message] | None:
+        """The whole conversation up to the end of a response; None if it has no place in a session."""
+
+    def delete_response(self, response_id: str) -> bool:
+        """Delete a response that is not open; False if there is none.
+
+        The session goes with it if it was begun for responses and this was the last of them.
+        """
+
+    def watch(self, watcher: Watcher) -> None:
+        """Show ``watcher`` what is added to transcripts from now on, as soon as it is written."""
 
     def close(self) -> None:
         """Give the database back; safe to repeat. Any later call raises StoreError."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, MetaData, Table, Text
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = MetaData()
 
@@ -69,10 +69,28 @@ runs = Table(
     Column("cost", Float),
     Column("calls", Text),  # JSON; NULL if there was one call and it went well
     Column("request", Text),  # JSON; what a run that waits was asked, NULL once its messages are stored
+    Column("fingerprint", Text),  # of what was asked, if the asker may ask again under a key of its own
+)
+
+# A stored response has the id of its run.
+responses = Table(
+    "responses",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("agent_id", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),  # open, closed
+    Column("parent_id", Text),
+    Column("continued_by", Text),  # the one response that goes on in the same session
+    Column("session_id", Text, ForeignKey(sessions.c.id, ondelete="CASCADE")),
+    Column("last_seq", Integer),  # where in the session it ends
+    Column("request", Text, nullable=False),  # JSON
+    Column("body", Text),  # JSON
 )
 
 is_open = runs.c.ended_at.is_(None)
 is_queued = runs.c.status == "queued"
+is_open_response = responses.c.status == "open"
 is_live = sessions.c.archived_at.is_(None)
 _is_child = sessions.c.parent_key.is_not(None)
 
@@ -80,6 +98,9 @@ Index("ix_sessions_live", sessions.c.updated_at, sqlite_where=is_live, postgresq
 Index("ix_sessions_parent", sessions.c.parent_key, sqlite_where=_is_child, postgresql_where=_is_child)
 Index("ix_runs_created_at", runs.c.created_at)
 Index("ix_runs_open", runs.c.ended_at, sqlite_where=is_open, postgresql_where=is_open)
+Index("ix_responses_open", responses.c.id, sqlite_where=is_open_response, postgresql_where=is_open_response)
+Index("ix_responses_session", responses.c.session_id)
+Index("ix_responses_continued", responses.c.continued_by)
 
 # What leads to each version from the one before it. This is text because it stays as it is
 # when the tables above go on changing.
@@ -102,5 +123,17 @@ UPGRADES: dict[int, tuple[str, ...]] = {
         "ALTER TABLE runs ADD COLUMN cost FLOAT",
         "ALTER TABLE runs ADD COLUMN calls TEXT",
         "ALTER TABLE runs ADD COLUMN request TEXT",
+    ),
+    3: (
+        "ALTER TABLE runs ADD COLUMN fingerprint TEXT",
+        (
+            "CREATE TABLE responses (id TEXT NOT NULL, agent_id TEXT NOT NULL, created_at BIGINT NOT NULL,"
+            " status TEXT NOT NULL, parent_id TEXT, continued_by TEXT, session_id TEXT, last_seq INTEGER,"
+            " request TEXT NOT NULL, body TEXT, PRIMARY KEY (id),"
+            " FOREIGN KEY(session_id) REFERENCES sessions (id) ON DELETE CASCADE)"
+        ),
+        "CREATE INDEX ix_responses_open ON responses (id) WHERE status = 'open'",
+        "CREATE INDEX ix_responses_session ON responses (session_id)",
+        "CREATE INDEX ix_responses_continued ON responses (continued_by)",
     ),
 }
