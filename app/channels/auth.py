@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from ipaddress import IPv6Address, IPv6Network
@@ -50,14 +50,15 @@ class Guard:
         self._exempt_loopback = auth.rate_limit.exempt_loopback
         self._limiter = FailureLimiter(auth.rate_limit, monotonic)
 
-    def check(self, environ: Environ) -> None:
+    def check(self, environ: Environ, origins: Container[str] = ()) -> None:
         """Authenticate one request by its ``Authorization`` header.
 
+        :param origins: of pages elsewhere that may send requests where no secret is asked for.
         :raises Unauthorized: no bearer, or a wrong one.
         :raises TooManyFailures: this client has been wrong too often lately.
         """
         bearer = bearer_of(environ)
-        self._check(environ, () if bearer is None else (bearer,))
+        self._check(environ, () if bearer is None else (bearer,), origins)
 
     def check_secret(self, environ: Environ, secrets: Iterable[str]) -> None:
         """Authenticate a connection by what its client sent after it was opened.
@@ -69,9 +70,9 @@ class Guard:
         """
         self._check(environ, tuple(secret.encode(errors="replace") for secret in secrets))
 
-    def _check(self, environ: Environ, secrets: tuple[bytes, ...]) -> None:
+    def _check(self, environ: Environ, secrets: tuple[bytes, ...], origins: Container[str] = ()) -> None:
         if self.mode == "none":
-            self._check_place(environ)
+            self._check_place(environ, origins)
             return
         client = _counted_as(client_address(environ, self._trusted))
         exempt = self._exempt_loopback and is_direct_loopback(environ)
@@ -84,7 +85,7 @@ class Guard:
             return
         self._fail(client, exempt=exempt)
 
-    def _check_place(self, environ: Environ) -> None:
+    def _check_place(self, environ: Environ, origins: Container[str]) -> None:
         """Without a secret, being on this machine is what lets a request in.
 
         :raises Unauthorized: it comes from elsewhere and the operator did not allow that, or
@@ -94,7 +95,8 @@ class Guard:
         host = environ.get("HTTP_HOST", "localhost")
         local = is_direct_loopback(environ) and is_loopback_url(f"//{host}")
         origin = environ.get("HTTP_ORIGIN")
-        foreign = origin is not None and not (local and is_loopback_url(str(origin)))
+        known = origin is None or str(origin).lower() in origins
+        foreign = not known and not (local and is_loopback_url(str(origin)))
         if foreign or not (local or self._anybody):
             raise Unauthorized
 

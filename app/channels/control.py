@@ -94,6 +94,7 @@ def _serve_sessions(blueprint: Blueprint, runtime: Runtime) -> None:
 
     @blueprint.delete("/sessions/<path:key>")
     def delete(key: str) -> Response:
+        runtime.chat.stop(key)
         return json_response(dumps({"deleted": runtime.store.delete_session(key)}))
 
     @blueprint.post("/sessions/<path:key>/stop")

@@ -4,55 +4,65 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Sequence
+from typing import Protocol
 
-from ..cancel import CancelReason
 from ..events import TERMINAL, RunEvent, TerminalEvent
-from ..runs.run import Run
 from .client import ClientWatch
 
 KEEP_ALIVE = b": keepalive\n\n"
 
 
+class Source(Protocol):
+    """A run, or one who reads a journaled run; who leaves a run stops it, a journaled one goes on."""
+
+    def get(self) -> list[RunEvent]:
+        """The next events, none after a nudge; the terminal event comes last."""
+
+    def leave(self) -> None:
+        """The client has what it wanted, or is gone. Safe to call twice."""
+
+
 def stream_events(
-    run: Run,
+    run: Source,
     first: bytes,
     encode: Callable[[Sequence[RunEvent]], bytes],
     client: ClientWatch,
     keep_alive: float,
+    sign: bytes = KEEP_ALIVE,
 ) -> Generator[bytes]:
     """``first`` at once, then the run's events as ``encode`` writes them, to its terminal event.
 
     Events that piled up while the client was slow are encoded together. After
-    ``keep_alive`` seconds without a sign a comment is sent. A client that leaves, or a
-    generator that is closed, cancels the run.
+    ``keep_alive`` seconds of silence a ``sign`` of life is sent. A client that leaves, or a
+    generator that is closed, leaves the run.
     """
     try:
         yield first
         last_sign = time.monotonic()
         while True:
-            events = run.stream.get()
+            events = run.get()
             if data := encode(events):
                 yield data
                 last_sign = time.monotonic()
             elif client.gone():
                 return
             elif time.monotonic() - last_sign >= keep_alive:
-                yield KEEP_ALIVE
+                yield sign
                 last_sign = time.monotonic()
             if events and isinstance(events[-1], TERMINAL):
                 return
     finally:
-        run.cancel(CancelReason.DISCONNECT)
+        run.leave()
 
 
-def await_run(run: Run, client: ClientWatch) -> TerminalEvent:
-    """The run's terminal event. A client that leaves cancels the run."""
+def await_run(run: Source, client: ClientWatch) -> TerminalEvent:
+    """The run's terminal event. A client that leaves, leaves the run."""
     try:
         while True:
-            for event in run.stream.get():
+            for event in run.get():
                 if isinstance(event, TERMINAL):
                     return event
             if client.gone():
-                run.cancel(CancelReason.DISCONNECT)
+                run.leave()
     finally:
-        run.cancel(CancelReason.DISCONNECT)
+        run.leave()

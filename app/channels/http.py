@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Generator, Mapping
 from itertools import chain
 from typing import Any, Self
@@ -21,6 +22,7 @@ from .openai.chunks import error_body
 ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 _PIECE = 64 * 1024
+_BEGAN = "openclaw.began"
 _SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 _log = get_logger("http")
@@ -50,23 +52,42 @@ def error_response(error: GatewayError) -> Response:
 
 
 def render_errors(blueprint: Blueprint) -> None:
-    """Answer everything that goes wrong in ``blueprint`` as JSON, without details of ours."""
+    """Answer everything that goes wrong in ``blueprint`` as JSON, without details of ours.
+
+    All its responses get the headers that :func:`finish` gives.
+    """
 
     def render(error: Exception) -> Response:
         if isinstance(error, GatewayError):
             return error_response(error)
         if isinstance(error, HTTPException):
             return error_response(error_from_http(error))
-        _log.error("%s %s failed", request.method, request.path, exc_info=error)
+        _log.error("%s %s %s failed", request_id(), request.method, request.path, exc_info=error)
         return error_response(GatewayError("internal error"))
 
-    def harden(response: Response) -> Response:
-        for name, value in _SECURITY_HEADERS.items():
-            response.headers.setdefault(name, value)
-        return response
+    def begin() -> None:
+        request.environ[_BEGAN] = time.perf_counter()
 
     blueprint.register_error_handler(Exception, render)
-    blueprint.after_request(harden)
+    blueprint.before_request(begin)
+    blueprint.after_request(finish)
+
+
+def finish(response: Response) -> Response:
+    """``response`` with what every response has: an id, the time it took, and what keeps browsers safe."""
+    headers = response.headers
+    for name, value in _SECURITY_HEADERS.items():
+        headers.setdefault(name, value)
+    if "x-request-id" not in headers:
+        headers["x-request-id"] = request_id()
+    if (began := request.environ.get(_BEGAN)) is not None:
+        headers["openai-processing-ms"] = str(round(1000 * (time.perf_counter() - began)))
+    return response
+
+
+def request_id() -> str:
+    """What the current request is called in the log, unless its run has an id."""
+    return str(request.environ.setdefault("openclaw.request_id", f"req_{uuid.uuid4().hex}"))
 
 
 def require_exact_path() -> None:

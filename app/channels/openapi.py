@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -45,6 +45,9 @@ def create_blueprint(runtime: Runtime, guard: Guard) -> Blueprint:
     return blueprint
 
 
+_ERROR = {"$ref": "#/components/responses/Error"}
+
+
 class _Document:
     """The document, read when somebody first asks for it. Any thread may ask."""
 
@@ -69,8 +72,16 @@ class _Document:
         content: dict[str, Any] = yaml.safe_load(text)
         content["info"]["version"] = version()
         content["paths"] = {path: item for path, item in content["paths"].items() if self._is_served(item)}
+        for operation in _operations(content):
+            errors = operation.pop("x-errors", ())
+            operation["responses"] |= {str(status): _ERROR for status in errors}
         return content
 
     def _is_served(self, item: dict[str, Any]) -> bool:
         switches = item.pop("x-switch", None)
         return switches is None or not self._switched_on.isdisjoint(switches)
+
+
+def _operations(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for item in content["paths"].values():
+        yield from (one for name, one in item.items() if name != "parameters")

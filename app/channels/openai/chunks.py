@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...errors import GatewayError
-from ...messages import FinishReason, Usage
+from ...events import RunCompleted
+from ...messages import FinishReason, ToolCall, Usage
 from ...wire import dumps
 
 DONE = b"data: [DONE]\n\n"
+FRAGMENT = 256  # characters of a text in one chunk
 
 
 def error_body(error: GatewayError) -> dict[str, Any]:
@@ -45,17 +47,38 @@ class Completion:
 
     :param response_id: ``chatcmpl-…``. :param created: unix time in seconds.
     :param model: the string the client asked with.
+    :param tools: the client brought some: the answer may have no text at all, which is null.
+    :param legacy: a call goes by the name of ``function_call``.
+    :param reasoning: what the model thinks is shown beside the answer, as ``reasoning_content``.
     """
 
-    def __init__(self, response_id: str, created: int, model: str, *, include_usage: bool = False) -> None:
+    def __init__(
+        self,
+        response_id: str,
+        created: int,
+        model: str,
+        *,
+        include_usage: bool = False,
+        tools: bool = False,
+        legacy: bool = False,
+        reasoning: bool = False,
+    ) -> None:
         self._frame: Mapping[str, Any] = {"id": response_id, "created": created, "model": model}
         self._include_usage = include_usage
+        self._tools = tools
+        self._legacy = legacy
+        self.shows_reasoning = reasoning
         self._before, self._after = self._split_content_chunk()
 
-    def body(self, text: str, finish_reason: FinishReason, usage: Usage) -> bytes:
-        """The whole answer in one object."""
-        message = {"role": "assistant", "content": text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
+    def body(self, answer: RunCompleted, metadata: Mapping[str, str] | None = None) -> bytes:
+        """The whole answer in one object; with the client's ``metadata`` if it is asked for later."""
+        content = None if answer.tool_calls and not answer.text else answer.text
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        reason = self._reason(answer.finish_reason)
+        if self.shows_reasoning and answer.reasoning:
+            message["reasoning_content"] = answer.reasoning
+        message |= self._called(answer.tool_calls)
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
         return dumps(
             {
                 "id": self._frame["id"],
@@ -63,24 +86,58 @@ class Completion:
                 "created": self._frame["created"],
                 "model": self._frame["model"],
                 "choices": [choice],
-                "usage": usage_body(usage),
+                "usage": usage_body(answer.usage),
+                **({} if metadata is None else {"metadata": dict(metadata)}),
             }
         )
 
     def role(self) -> bytes:
         """The first chunk; it says who speaks and gets the headers on their way."""
-        return self._event([_choice({"role": "assistant", "content": "", "refusal": None})])
+        content = None if self._tools else ""
+        return self._event([_choice({"role": "assistant", "content": content, "refusal": None})])
 
     def content(self, text: str) -> bytes:
         """A chunk with more of the answer."""
         return self._before + dumps(text) + self._after
 
-    def end(self, finish_reason: FinishReason, usage: Usage) -> bytes:
-        """Everything after the last word: finish chunk, usage if asked for, ``[DONE]``."""
-        events = self._event([_choice({}, finish_reason)])
+    def reasoning(self, text: str) -> bytes:
+        """A chunk with more of what the model thinks."""
+        return self._event([_choice({"reasoning_content": text})])
+
+    def end(self, answer: RunCompleted) -> bytes:
+        """Everything after the last word: calls, finish chunk, usage if asked for, ``[DONE]``."""
+        events = [self._event([_choice(delta)]) for delta in self._call_deltas(answer.tool_calls)]
+        if self._tools and not (answer.text or events):  # the first chunk has left that open
+            events.append(self.content(""))
+        events.append(self._event([_choice({}, self._reason(answer.finish_reason))]))
         if self._include_usage:
-            events += self._event([], usage_body(usage))
-        return events + DONE
+            events.append(self._event([], usage_body(answer.usage)))
+        return b"".join((*events, DONE))
+
+    def _reason(self, reason: FinishReason) -> str:
+        return "function_call" if self._legacy and reason == "tool_calls" else reason
+
+    def _called(self, calls: Sequence[ToolCall]) -> dict[str, Any]:
+        """The field of a message that holds its calls, if it has any."""
+        if not calls:
+            return {}
+        if self._legacy:
+            return {"function_call": _function(calls[0].name, calls[0].arguments)}
+        return {"tool_calls": [_whole_call(call) for call in calls]}
+
+    def _call_deltas(self, calls: Sequence[ToolCall]) -> Iterator[dict[str, Any]]:
+        """Each call: who is called, then the arguments in pieces."""
+        if self._legacy:
+            for call in calls[:1]:
+                yield {"function_call": _function(call.name, "")}
+                yield from ({"function_call": {"arguments": piece}} for piece in fragments(call.arguments))
+            return
+        for index, call in enumerate(calls):
+            yield {
+                "tool_calls": [{"index": index, **_whole_call(call), "function": _function(call.name, "")}]
+            }
+            for piece in fragments(call.arguments):
+                yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
 
     def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> bytes:
         chunk = {
@@ -100,5 +157,18 @@ class Completion:
         return before + b'"content":', after
 
 
-def _choice(delta: dict[str, Any], finish_reason: FinishReason | None = None) -> dict[str, Any]:
+def fragments(text: str) -> Iterator[str]:
+    """A text, or the arguments of a call, in pieces as they are streamed."""
+    return (text[i : i + FRAGMENT] for i in range(0, len(text), FRAGMENT))
+
+
+def _whole_call(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": _function(call.name, call.arguments)}
+
+
+def _function(name: str, arguments: str) -> dict[str, str]:
+    return {"name": name, "arguments": arguments}
+
+
+def _choice(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
     return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}

@@ -1,9 +1,13 @@
-"""The conversation in a chat completion request: wire messages in, messages out. Pure."""
+"""The conversation in a chat completion request: wire messages in, messages out.
+
+Pure, but for images on the web and files that take a child process to be read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...agents.results import bound_results
 from ...messages import (
     AssistantMessage,
     ImagePart,
@@ -15,16 +19,21 @@ from ...messages import (
     ToolMessage,
     UserMessage,
 )
+from .attachments import Attachments
 from .fields import invalid, unserved
-from .images import limit_images, parse_image
 
 MAX_MESSAGES = 10_000
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
+_IMAGE_PARTS = ("image_url", "input_image")
+_FILE_PARTS = ("file", "input_file")
 
 
-def parse_conversation(body: JsonObject) -> tuple[str, tuple[Message, ...]]:
+def parse_conversation(
+    body: JsonObject, attachments: Attachments | None = None
+) -> tuple[str, tuple[Message, ...]]:
     """All system text, joined by blank lines, and the messages without it.
 
+    :param attachments: reads the request's images and files, by default only inline ones.
     :raises InvalidRequest: there is neither, or a message cannot be understood.
     """
     raw = body.get("messages")
@@ -34,6 +43,7 @@ def parse_conversation(body: JsonObject) -> tuple[str, tuple[Message, ...]]:
         raise invalid("messages", "must be an array")
     if len(raw) > MAX_MESSAGES:
         raise invalid("messages", f"hold {len(raw)} messages; at most {MAX_MESSAGES} are served")
+    attachments = attachments or Attachments()
     system: list[str] = []
     messages: list[Message] = []
     for index, item in enumerate(raw):
@@ -43,8 +53,8 @@ def parse_conversation(body: JsonObject) -> tuple[str, tuple[Message, ...]]:
         if item.get("role") in ("system", "developer"):
             system.append(text_of(item.get("content"), f"{where}.content"))
         else:
-            messages += _message(item, where)
-    limit_images(messages)
+            messages += _message(item, where, attachments)
+    messages = list(bound_results(None, messages))
     texts = "\n\n".join(text for text in system if text)
     if not messages and not texts:
         raise invalid("messages", "must hold at least one message with content", code="empty_conversation")
@@ -60,10 +70,10 @@ def _with_a_question(messages: Sequence[Message]) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _message(item: JsonObject, where: str) -> list[Message]:
+def _message(item: JsonObject, where: str, attachments: Attachments) -> list[Message]:
     match item.get("role"):
         case "user":
-            parts = _user_parts(item.get("content"), f"{where}.content")
+            parts = user_parts(item.get("content"), f"{where}.content", attachments)
             return [UserMessage(parts)] if parts else []
         case "assistant":
             return _assistant(item, where)
@@ -83,6 +93,8 @@ def _message(item: JsonObject, where: str) -> list[Message]:
 
 
 def _assistant(item: JsonObject, where: str) -> list[Message]:
+    if item.get("audio") is not None:
+        raise unserved(f"{where}.audio", "Only text is served: no answer was ever spoken here.")
     text = text_of(item.get("content"), f"{where}.content")
     calls = item.get("tool_calls")
     if calls is None:
@@ -123,13 +135,23 @@ def text_of(content: JsonValue, where: str) -> str:
     return "\n".join(filter(None, (_part_text(part, w) for part, w in content_parts(content, where))))
 
 
-def _user_parts(content: JsonValue, where: str) -> tuple[TextPart | ImagePart, ...]:
+def user_parts(content: JsonValue, where: str, attachments: Attachments) -> tuple[TextPart | ImagePart, ...]:
+    """The parts of what a user says; empty text is dropped.
+
+    :param attachments: reads the images and files of the whole request.
+    """
     if content is None or isinstance(content, str):
         return (TextPart(content),) if content and content.strip() else ()
     parts: list[TextPart | ImagePart] = []
     for part, part_where in content_parts(content, where):
-        if part.get("type") in ("image_url", "input_image"):
-            parts.append(parse_image(part.get("image_url"), f"{part_where}.image_url"))
+        kind = part.get("type")
+        if kind in _IMAGE_PARTS:
+            place = f"{part_where}.image_url"
+            parts.append(attachments.image(part.get("image_url"), place, part.get("detail")))
+        elif kind == "file":
+            parts.append(attachments.file(part.get("file"), f"{part_where}.file"))
+        elif kind == "input_file":  # what the Responses API calls it
+            parts.append(attachments.file(part, part_where))
         elif text := _part_text(part, part_where):
             parts.append(TextPart(text))
     return tuple(parts)
@@ -149,6 +171,8 @@ def content_parts(content: JsonValue, where: str) -> list[tuple[dict[str, JsonVa
 
 def _part_text(part: JsonObject, where: str) -> str:
     kind = part.get("type")
+    if kind in _IMAGE_PARTS or kind in _FILE_PARTS:
+        raise unserved(f"{where}.type", f"Content of type {kind!r} is served in messages of a user only.")
     if kind not in _TEXT_PARTS:
         raise unserved(f"{where}.type", f"Content of type {kind!r} is not served here.")
     text = part.get("refusal" if kind == "refusal" else "text")

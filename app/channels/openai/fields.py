@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ...errors import InvalidRequest
 from ...messages import JsonObject, JsonValue
 
 
-def string(body: JsonObject, name: str) -> str | None:
-    """A text, or None where there is none."""
+def string(body: JsonObject, name: str, where: str | None = None) -> str | None:
+    """A text, or None where there is none.
+
+    :param where: its place, if ``name`` alone does not tell.
+    """
     value = body.get(name)
     if value is not None and not isinstance(value, str):
-        raise invalid(name, "must be a string")
+        raise invalid(where or name, "must be a string")
     return value
 
 
@@ -49,6 +52,28 @@ def integer(body: Mapping[str, JsonValue], name: str, low: int, high: int) -> in
     if not low <= value <= high:
         raise invalid(name, f"must be at least {low}" if value < low else f"must be at most {high}")
     return int(value)
+
+
+def is_deeper(value: JsonValue, levels: int) -> bool:
+    """True if objects and arrays in ``value`` are nested more than ``levels`` deep."""
+    if not isinstance(value, dict | list):
+        return False
+    items = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(is_deeper(item, levels - 1) for item in items)
+
+
+def choice(body: JsonObject, name: str, values: Sequence[str], where: str | None = None) -> str | None:
+    """One of ``values``, or None where there is none.
+
+    :param where: its place, if ``name`` alone does not tell.
+    """
+    value = body.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or value not in values:
+        *most, last = values
+        raise invalid(where or name, f"must be {', '.join(most)} or {last}")
+    return value
 
 
 def invalid(param: str, problem: str, *, code: str = "invalid_value") -> InvalidRequest:

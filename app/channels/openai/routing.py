@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
-from ...agents.registry import AgentRegistry
+from ...agents.registry import Agent, AgentRegistry
 from ...errors import AgentNotFound, InvalidRequest
 from ...sessions.keys import fresh_key, parse_explicit_key, user_key
 
 AGENT_HEADERS = ("x-openclaw-agent-id", "x-openclaw-agent")
 SESSION_HEADER = "x-openclaw-session-key"
+MODEL_HEADER = "x-openclaw-model"
+CHANNEL_HEADER = "x-openclaw-message-channel"
 
 _AGENT_MODEL = re.compile(r"(?:openclaw[:/]|agent:)(.*)", re.IGNORECASE | re.ASCII | re.DOTALL)
+_CHANNEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
+_LONGEST_REF = 256
 _DEFAULT_MODELS = ("", "openclaw", "openclaw/default")
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a request goes. ``ephemeral``: nobody named the session, so none is kept."""
+    """Where a request goes.
+
+    :ivar ephemeral: nobody named the session, so none is kept.
+    :ivar model: ``provider/model`` that is to answer instead of the agent's own.
+    :ivar message_channel: where the client says that the message comes from, in lower case.
+    """
 
     agent_id: str
     session_key: str
     ephemeral: bool
+    model: str | None = None
+    message_channel: str = ""
 
 
 def choose_route(
@@ -34,16 +45,40 @@ def choose_route(
     *,
     strict_model: bool,
     fresh_id: str,
+    family: str = "openai",
+    models: Collection[str] = (),
+    default: str | None = None,
 ) -> Route:
     """The agent by header, then by model, then the default; the session by header, user or fresh.
 
     :param headers: names in lower case.
     :param fresh_id: names the session of a request that names none.
+    :param models: those that a client may choose beside the agent's own; if there are none, any.
+    :param family: which API's sessions these are.
+    :param default: the agent that is meant if none is named, unless it is the gateway's default.
     :raises AgentNotFound: an agent is named that is not configured.
-    :raises InvalidRequest: the session key is reserved, malformed or another agent's.
+    :raises InvalidRequest: the session key is reserved, malformed or another agent's; the model
+        is not one that may be chosen; the channel has no proper name.
     """
-    named = _named_agent(headers, model, agents, strict_model=strict_model)
-    agent_id = named or agents.default_id
+    named = named_agent(headers, model, agents, strict_model=strict_model)
+    agent_id = named or default or agents.default_id
+    route = _place(headers, named, agent_id, user, agents, fresh_id=fresh_id, family=family)
+    if MODEL_HEADER in headers or CHANNEL_HEADER in headers:
+        chosen = chosen_model(headers, agents.get(route.agent_id), models)
+        return replace(route, model=chosen, message_channel=message_channel(headers))
+    return route
+
+
+def _place(
+    headers: Mapping[str, str],
+    named: str | None,
+    agent_id: str,
+    user: str | None,
+    agents: AgentRegistry,
+    *,
+    fresh_id: str,
+    family: str,
+) -> Route:
     explicit = _header(headers, SESSION_HEADER)
     if explicit:
         key = parse_explicit_key(explicit, agents.ids)
@@ -54,14 +89,17 @@ def choose_route(
             )
         return Route(key.agent_id or agent_id, key.key, ephemeral=False)
     if user:
-        return Route(agent_id, user_key(agent_id, user), ephemeral=False)
-    return Route(agent_id, fresh_key(agent_id, fresh_id), ephemeral=True)
+        return Route(agent_id, user_key(agent_id, user, family), ephemeral=False)
+    return Route(agent_id, fresh_key(agent_id, fresh_id, family), ephemeral=True)
 
 
-def _named_agent(
+def named_agent(
     headers: Mapping[str, str], model: str, agents: AgentRegistry, *, strict_model: bool
 ) -> str | None:
-    """The agent the request names, or None if it leaves the choice to the gateway."""
+    """The agent the request names, or None if it leaves the choice to the gateway.
+
+    :raises AgentNotFound: it names one that is not configured.
+    """
     for name in AGENT_HEADERS:
         if value := _header(headers, name):
             return agents.get(value, param=name).id
@@ -73,6 +111,53 @@ def _named_agent(
     if strict_model:
         raise AgentNotFound(model)
     return None
+
+
+def chosen_model(headers: Mapping[str, str], agent: Agent, models: Collection[str]) -> str | None:
+    """The ``provider/model`` that the client wants to answer, if it names one.
+
+    :param models: those that a client may choose beside the agent's own; if there are none, any.
+    :raises InvalidRequest: it is no such name, or not one that may be chosen.
+    """
+    ref = _header(headers, MODEL_HEADER)
+    if not ref:
+        return None
+    provider, slash, name = ref.partition("/")
+    if not (provider and slash and name) or len(ref) > _LONGEST_REF or not ref.isprintable():
+        raise InvalidRequest(
+            f"Invalid `{MODEL_HEADER}`: it must look like provider/model.",
+            param=MODEL_HEADER,
+            code="invalid_value",
+        )
+    ref = f"{provider.lower()}/{name}"
+    if models and ref not in models and all(ref != candidate.ref for candidate in agent.candidates):
+        raise InvalidRequest(
+            f"The model {ref!r} is not among those that may be chosen (agents.defaults.models).",
+            param=MODEL_HEADER,
+            code="model_not_allowed",
+        )
+    return ref
+
+
+def choosable(models: Collection[str]) -> frozenset[str]:
+    """Configured model references as :func:`chosen_model` compares them."""
+    split = (ref.partition("/") for ref in models)
+    return frozenset(f"{provider.lower()}/{name}" for provider, _, name in split)
+
+
+def message_channel(headers: Mapping[str, str]) -> str:
+    """Where the client says that the message comes from, in lower case; "" if it does not say.
+
+    :raises InvalidRequest: that is no name of a channel.
+    """
+    name = _header(headers, CHANNEL_HEADER).lower()
+    if name and not _CHANNEL.fullmatch(name):
+        raise InvalidRequest(
+            f"Invalid `{CHANNEL_HEADER}`: it must be at most 64 letters, digits, hyphens and underscores.",
+            param=CHANNEL_HEADER,
+            code="invalid_value",
+        )
+    return name
 
 
 def _header(headers: Mapping[str, str], name: str) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from ...messages import JsonObject, JsonValue, SamplingParams
-from .fields import integer, invalid, number, string
+from ...providers.streaming import LEVELS
+from .fields import choice, integer, invalid, number
+from .formats import parse_response_format
 
 _SAFE_INTEGER = 2**53 - 1
-_DEEPEST_SCHEMA = 100
+_MOST_BIASES = 1024
+_TIERS = ("auto", "default", "flex", "scale", "priority", "fast")
 
 
 def parse_sampling(body: JsonObject) -> SamplingParams:
@@ -21,8 +24,12 @@ def parse_sampling(body: JsonObject) -> SamplingParams:
         presence_penalty=number(body, "presence_penalty", -2, 2),
         seed=integer(body, "seed", -(2**63), 2**63 - 1),
         stop=_stop(body.get("stop")),
-        response_format=_response_format(body.get("response_format")),
-        reasoning_effort=string(body, "reasoning_effort"),
+        response_format=parse_response_format(body.get("response_format")),
+        reasoning_effort=choice(body, "reasoning_effort", LEVELS),
+        verbosity=choice(body, "verbosity", ("low", "medium", "high")),
+        logit_bias=_logit_bias(body.get("logit_bias")),
+        prediction=_prediction(body.get("prediction")),
+        service_tier=_service_tier(body),
     )
 
 
@@ -39,23 +46,40 @@ def _stop(value: JsonValue) -> tuple[str, ...]:
     return tuple(str(entry) for entry in entries)
 
 
-def _response_format(value: JsonValue) -> JsonObject | None:
+def _logit_bias(value: JsonValue) -> JsonObject | None:
     if value is None:
         return None
     if not isinstance(value, dict):
-        raise invalid("response_format", "must be an object")
-    kind = value.get("type")
-    if kind not in ("text", "json_object", "json_schema"):
-        raise invalid("response_format.type", "must be text, json_object or json_schema")
-    if kind == "json_schema" and not isinstance(value.get("json_schema"), dict):
-        raise invalid("response_format.json_schema", "must be an object")
-    if _is_deeper(value, _DEEPEST_SCHEMA):  # JSON that can be read but not be written again
-        raise invalid("response_format", "is nested too deeply")
-    return None if kind == "text" else value
+        raise invalid("logit_bias", "must be an object")
+    if len(value) > _MOST_BIASES:
+        raise invalid("logit_bias", f"names {len(value)} tokens; at most {_MOST_BIASES} are taken")
+    if not all(name.isascii() and name.isdigit() and len(name) < 10 for name in value):
+        raise invalid("logit_bias", "must have ids of tokens as its names")
+    if not all(_is_bias(bias) for bias in value.values()):
+        raise invalid("logit_bias", "must have integers from -100 to 100 as its values")
+    return value or None
 
 
-def _is_deeper(value: JsonValue, levels: int) -> bool:
-    if not isinstance(value, dict | list):
-        return False
-    items = value.values() if isinstance(value, dict) else value
-    return levels == 0 or any(_is_deeper(item, levels - 1) for item in items)
+def _is_bias(value: JsonValue) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -100 <= value <= 100
+
+
+def _prediction(value: JsonValue) -> JsonObject | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict) or value.get("type") != "content":
+        raise invalid("prediction", 'must be an object of type "content"')
+    content = value.get("content")
+    parts = content if isinstance(content, list) and content else None
+    if not isinstance(content, str) and (parts is None or not all(map(_is_text_part, parts))):
+        raise invalid("prediction.content", "must be a string or an array of text parts")
+    return {"type": "content", "content": content}
+
+
+def _is_text_part(part: JsonValue) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+
+
+def _service_tier(body: JsonObject) -> str | None:
+    tier = choice(body, "service_tier", _TIERS)
+    return None if tier == "auto" else tier  # which is what a provider does unasked

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from functools import partial
+from itertools import groupby
 
 from ...errors import GatewayError, RunAborted
-from ...events import TERMINAL, RunCompleted, RunEvent, RunFailed, TerminalEvent, TextDelta
-from ...runs.run import Run
+from ...events import TERMINAL, ReasoningDelta, RunCompleted, RunEvent, RunFailed, TerminalEvent, TextDelta
 from ..client import ClientWatch
-from ..drain import stream_events
-from .chunks import DONE, Completion, error_event
+from ..drain import Source, stream_events
+from .activity import Encode, with_tools
+from .chunks import DONE, Completion, error_event, fragments
 
 
-def stream_run(run: Run, completion: Completion, client: ClientWatch, keep_alive: float) -> Generator[bytes]:
+def stream_run(
+    run: Source, completion: Completion, encode: Encode, client: ClientWatch, keep_alive: float
+) -> Generator[bytes]:
     """The run as chunks, always ending in ``[DONE]``; see :func:`~..drain.stream_events`.
 
     The first chunk comes before anything has happened: it sends the headers.
     """
-    encode = partial(_encode, completion=completion)
     return stream_events(run, completion.role(), encode, client, keep_alive)
+
+
+def encoder(completion: Completion, *, tools: bool = False) -> Encode:
+    """What makes chunks of events.
+
+    :param tools: also show what the agent does with its own tools.
+    """
+    encode = partial(_encode, completion=completion)
+    return with_tools(encode) if tools else encode
 
 
 def error_of(event: TerminalEvent) -> GatewayError:
@@ -32,13 +43,22 @@ def error_of(event: TerminalEvent) -> GatewayError:
 
 def _encode(events: Sequence[RunEvent], completion: Completion) -> bytes:
     """The chunks for ``events``; text that piled up while the client was slow goes as one."""
-    text: list[str] = []
-    end = b""
-    for event in events:
-        if isinstance(event, TextDelta):
-            text.append(event.text)
-        elif isinstance(event, RunCompleted):
-            end = completion.end(event.finish_reason, event.usage)
-        elif isinstance(event, TERMINAL):
-            end = error_event(error_of(event)) + DONE
-    return (completion.content("".join(text)) if text else b"") + end
+    chunks: list[bytes] = []
+    for kind, group in groupby(events, type):
+        if kind is TextDelta:
+            chunks += map(completion.content, fragments(_joined(group)))
+        elif kind is ReasoningDelta and completion.shows_reasoning:
+            chunks.append(completion.reasoning(_joined(group)))
+        elif kind in TERMINAL:
+            chunks += (_end(event, completion) for event in group if isinstance(event, TERMINAL))
+    return b"".join(chunks)
+
+
+def _joined(deltas: Iterable[RunEvent]) -> str:
+    return "".join(event.text for event in deltas if isinstance(event, TextDelta | ReasoningDelta))
+
+
+def _end(event: TerminalEvent, completion: Completion) -> bytes:
+    if isinstance(event, RunCompleted):
+        return completion.end(event)
+    return error_event(error_of(event)) + DONE

@@ -1,54 +1,49 @@
-"""The blueprint of OpenAI's API: chat completions and the list of models."""
+"""The blueprint of OpenAI's API: chat completions, embeddings and the list of models."""
 
 from __future__ import annotations
 
-import time
-import uuid
+from collections.abc import Callable
 from urllib.parse import unquote
 
 from flask import Blueprint, Response, request
 
 from ...agents.registry import AgentRegistry, is_agent_id
 from ...errors import AgentNotFound, EndpointDisabled, NotFound
-from ...events import RunCompleted
-from ...runs.run import Run, RunRequest
 from ...runtime import Runtime
 from ...wire import dumps
 from ..auth import Guard
-from ..client import ClientWatch
-from ..drain import await_run
-from ..http import (
-    ALL_METHODS,
-    error_response,
-    event_stream,
-    json_response,
-    read_json,
-    render_errors,
-    require_exact_path,
-    require_method,
-)
-from .chunks import Completion
-from .routing import choose_route
-from .schema import ChatRequest, parse_chat_request
-from .sse import error_of, stream_run
+from ..cors import Cors
+from ..http import ALL_METHODS, json_response, render_errors, require_exact_path, require_method
+from .chat import Chat
+from .embeddings import EmbeddingsView
+from .responses import views as responses
+from .stored import StoredChat
 
-_CONFIG_KEY = "gateway.http.endpoints.chatCompletions.enabled"
-_STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+_CHAT_KEY = "gateway.http.endpoints.chatCompletions.enabled"
+_RESPONSES_KEY = "gateway.http.endpoints.responses.enabled"
 
 
 def create_blueprint(runtime: Runtime, guard: Guard) -> Blueprint:
     """OpenAI's API for one gateway, to be registered under ``/v1``."""
     blueprint = Blueprint("openclaw_openai", __name__)
     render_errors(blueprint)
-    api = _Api(runtime, guard)
+    api, stored = _Api(runtime, guard), StoredChat(runtime)
     blueprint.before_request(api.guard)
-    for rule, endpoint, view in (
-        ("/chat/completions", "chat_completions", api.chat_completions),
+    blueprint.after_request(api.cors.finish)
+    rules: tuple[tuple[str, str, Callable[..., Response]], ...] = (
+        ("/chat/completions", "chat_completions", Chat(runtime).create),
+        ("/chat/completions/<run_id>", "chat_completion", stored.completion),
+        ("/chat/completions/<run_id>/stream", "chat_stream", stored.stream),
+        ("/chat/completions/<run_id>/cancel", "chat_cancel", stored.cancel),
+        *responses.routes(responses.Responses(runtime)),
+        ("/embeddings", "embeddings", EmbeddingsView(runtime).create),
         ("/models", "models", api.models),
         ("/models/<path:name>", "model", api.model),
         ("/", "root", _nothing_here),
         ("/<path:rest>", "rest", _nothing_here),
-    ):
+    )
+    slashed = [(f"{rule}/", endpoint, view) for rule, endpoint, view in rules if rule in _SLASHED]
+    for rule, endpoint, view in (*rules, *slashed):
         # No redirects: another spelling of a path is another path, and a redirect is HTML.
         blueprint.add_url_rule(
             rule,
@@ -69,41 +64,34 @@ class _Api:
         self._runtime = runtime
         self._guard = guard
         self._http = runtime.config.gateway.http
+        self.cors = Cors(self._http.cors)
 
-    def guard(self) -> None:
-        """Path, then switch, then method, then bearer; the body is not touched before that."""
+    def guard(self) -> Response | None:
+        """Path, then switch, then method, then bearer; the body is not touched before that.
+
+        A browser that asks what it may send is answered in between, without a bearer.
+        """
         endpoint = str(request.endpoint).rpartition(".")[2]
         methods = _METHODS.get(endpoint)
         if methods is None:
-            _nothing_here()
+            return _nothing_here()
         if endpoint != "model":
             require_exact_path()
-        if not self._http.endpoints.chat_completions.enabled:
-            raise EndpointDisabled(_CONFIG_KEY)
-        require_method(*(methods or ()))
-        self._guard.check(request.environ)
+        self._require_switch(endpoint)
+        if (answer := self.cors.preflight(methods)) is not None:
+            return answer
+        require_method(*methods)
+        self._guard.check(request.environ, self.cors.origins)
+        return None
 
-    def chat_completions(self) -> Response:
-        """``POST /v1/chat/completions``."""
-        body = read_json(self._http.max_body_bytes, self._http.body_timeout_seconds)
-        asked = parse_chat_request(body)
-        run = self._start(asked, f"chatcmpl-{uuid.uuid4()}")
-        completion = Completion(
-            run.id, run.request.created_at // 1000, asked.model, include_usage=asked.include_usage
-        )
-        client = ClientWatch(request.environ)
-        headers = {"x-request-id": run.id}
-        if asked.stream:
-            events = stream_run(run, completion, client, self._http.keep_alive_seconds)
-            return event_stream(events, headers | _STREAM_HEADERS)
-        event = await_run(run, client)
-        if isinstance(event, RunCompleted):
-            return json_response(
-                completion.body(event.text, event.finish_reason, event.usage), headers=headers
-            )
-        response = error_response(error_of(event))
-        response.headers.update(headers)
-        return response
+    def _require_switch(self, endpoint: str) -> None:
+        """:raises EndpointDisabled: what serves ``endpoint`` is switched off."""
+        chat, others = self._http.endpoints.chat_completions, self._http.endpoints.responses
+        if endpoint in responses.METHODS and not others.enabled:
+            raise EndpointDisabled(_RESPONSES_KEY)
+        shared = endpoint in responses.METHODS or endpoint in _MODELS
+        if not chat.enabled and not (shared and others.enabled):
+            raise EndpointDisabled(_CHAT_KEY)
 
     def models(self) -> Response:
         """``GET /v1/models``: the agents, as model ids that chat completions take."""
@@ -122,33 +110,18 @@ class _Api:
         named = bool(colon) and prefix in ("openclaw", "agent") and is_agent_id(agent_id)
         return named and agent_id.lower() in self._runtime.agents
 
-    def _start(self, asked: ChatRequest, run_id: str) -> Run:
-        settings = self._http.endpoints.chat_completions
-        route = choose_route(
-            {name.lower(): value for name, value in request.headers.items()},
-            asked.model,
-            asked.user,
-            self._runtime.agents,
-            strict_model=settings.strict_model,
-            fresh_id=run_id.removeprefix("chatcmpl-"),
-        )
-        return self._runtime.runs.start(
-            RunRequest(
-                run_id=run_id,
-                agent_id=route.agent_id,
-                session_key=route.session_key,
-                ephemeral=route.ephemeral and not settings.keep_transcripts,
-                channel="openai",
-                messages=asked.messages,
-                created_at=int(time.time() * 1000),
-                system=asked.system,
-                params=asked.params,
-            )
-        )
 
+_MODELS = ("models", "model")
+# Clients that join addresses carelessly ask for these with a slash at the end.
+_SLASHED = ("/chat/completions", "/responses", "/embeddings", "/models")
 
 _METHODS: dict[str, tuple[str, ...]] = {
+    **responses.METHODS,
     "chat_completions": ("POST",),
+    "chat_completion": ("GET", "HEAD", "POST", "DELETE"),
+    "chat_stream": ("GET",),
+    "chat_cancel": ("POST",),
+    "embeddings": ("POST",),
     "models": ("GET", "HEAD"),
     "model": ("GET", "HEAD"),
 }

@@ -1,0 +1,148 @@
+"""``Idempotency-Key``: what is asked again under its key is answered again, and done once.
+
+The run of a kept session has an id that follows from the key, so that its record is found after a
+restart. Of any other nothing is stored, and it is known only as long as the journal keeps it. Whoever
+has the secret is the owner, so a key is the gateway's and not one of several callers'.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+
+from ...errors import Gone, InvalidRequest, KeyReused, RunInterrupted, RunUnderWay
+from ...events import RunCompleted, TerminalEvent
+from ...messages import JsonValue
+from ...runs.journal import Journal, JournaledRun
+from ...runs.outcomes import ending_of
+from ...sessions.records import INTERRUPTED, Run
+from ...sessions.store import Store
+from .kept import Kept
+
+HEADER = "idempotency-key"
+
+_LONGEST = 255
+_NAMESPACE = uuid.UUID("6b2f3c0e-8a52-4f0e-9f0b-3d1d1f7a6c15")
+_SHOWS_ONLY = frozenset({"stream", "stream_options"})  # how the answer comes, not what it is
+
+
+def key_of(headers: Mapping[str, str]) -> str | None:
+    """The key of a request, if it has one.
+
+    :param headers: names in lower case.
+    :raises InvalidRequest: it is empty, too long or not printable ASCII.
+    """
+    key = headers.get(HEADER)
+    if key is None:
+        return None
+    if not (0 < len(key) <= _LONGEST and key.isascii() and key.isprintable()):
+        raise InvalidRequest(
+            f"The Idempotency-Key must be 1 to {_LONGEST} printable ASCII characters.",
+            param="Idempotency-Key",
+        )
+    return key
+
+
+def fingerprint_of(body: JsonValue, headers: Mapping[str, str]) -> str:
+    """The same for requests that ask for the same, streamed or not."""
+    asked = {k: v for k, v in body.items() if k not in _SHOWS_ONLY} if isinstance(body, dict) else body
+    meant = {k: v for k, v in headers.items() if k.startswith("x-openclaw-") and k != "x-openclaw-events"}
+    return sha256(json.dumps([asked, meant], sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A run that is over, by its record."""
+
+    record: Run
+    ending: TerminalEvent
+
+
+class Keys:
+    """Finds what was asked under a key before. Any thread may call any method."""
+
+    def __init__(self, journal: Journal, store: Store) -> None:
+        self._journal = journal
+        self._store = store
+        # Reentrant for the condition's sake, as in RunService; guards _claimed.
+        self._changed = threading.Condition(threading.RLock())
+        self._claimed: set[str] = set()
+
+    def find(
+        self, key: str, fingerprint: str, begin: Callable[[], JournaledRun]
+    ) -> JournaledRun | Told | None:
+        """What was asked under ``key`` before; None if this is the first time, which ``begin`` has begun.
+
+        Whoever asks under the same key meanwhile waits until it has begun or was refused.
+
+        :raises KeyReused: it was something else.
+        :raises RunUnderWay: it goes on, and nobody can read it any more.
+        :raises RunInterrupted: it ended because the gateway did.
+        :raises Gone: its session was deleted.
+        :raises GatewayError: what ``begin`` raises; the key is then as free as before.
+        """
+        with self._claim(key):
+            found = self._known(key, fingerprint)
+            if found is None:
+                begin()
+            return found
+
+    def _known(self, key: str, fingerprint: str) -> JournaledRun | Told | None:
+        run = self._journal.get(journal_name(key))
+        if run is not None:
+            assert isinstance(run.about, Kept)
+            _require(run.about.fingerprint == fingerprint)
+            return run
+        record = self._store.get_run(run_id_of(key))
+        if record is None:
+            return None
+        _require(record.fingerprint == fingerprint)
+        return Told(record, told_ending(record, self._store))
+
+    @contextmanager
+    def _claim(self, key: str) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: key not in self._claimed)
+            self._claimed.add(key)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._claimed.discard(key)
+                self._changed.notify_all()
+
+
+def journal_name(key: str) -> str:
+    """The name under which the journal finds the run of a key."""
+    return f"openai key {key}"
+
+
+def run_id_of(key: str) -> str:
+    """The id that the run of a key has, if its session is kept."""
+    return f"chatcmpl-{uuid.uuid5(_NAMESPACE, key)}"
+
+
+def told_ending(record: Run, store: Store) -> TerminalEvent:
+    """How a recorded run of a kept session ended.
+
+    :raises RunUnderWay, RunInterrupted: it has no ending to tell.
+    :raises Gone: it was completed, and its session was deleted.
+    """
+    if record.ended_at is None:
+        raise RunUnderWay
+    if record.error_code in INTERRUPTED:
+        raise RunInterrupted
+    ending = ending_of(record, store)
+    if isinstance(ending, RunCompleted) and not ending.text and not store.said_in(record):
+        raise Gone("The run was completed, but its session was deleted.")
+    return ending
+
+
+def _require(same: bool) -> None:
+    if not same:
+        raise KeyReused

@@ -1,0 +1,287 @@
+"""Responses that are being made, and those that are stored."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ....cancel import CancelReason
+from ....errors import GatewayError, InvalidRequest, NotFound
+from ....events import TERMINAL, RunEvent, RunFailed
+from ....messages import Message
+from ....runs.run import Run
+from ....runs.service import RunService
+from ....sessions.records import Branch, NewResponse, StoredResponse
+from ....sessions.store import Store
+from ....wire import InvalidJson, dumps, loads
+from .answer import Answer, Item
+from .ids import input_item_id, is_response_id, response_of_item
+
+_PATIENCE = 5.0  # seconds for a run that was cancelled to end
+
+_INTERRUPTED = "The gateway stopped before the response was finished."
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a response is made from.
+
+    :ivar created_at: Unix milliseconds.
+    :ivar echo: the fields of the response that repeat the request.
+    :ivar items: what was asked, as it is shown again.
+    :ivar system: the text of all system items so far, which holds for those that follow, too.
+    :ivar reasoning: the model's reasoning is a part of the output.
+    """
+
+    id: str
+    agent_id: str
+    created_at: int
+    echo: Mapping[str, Any]
+    items: tuple[Item, ...] = ()
+    system: str = ""
+    reasoning: bool = False
+    stored: bool = True
+
+    def answer(self, ended_at: Callable[[], int]) -> Answer:
+        """The response before anything has happened; ``ended_at`` is asked for Unix seconds."""
+        seconds = self.created_at // 1000
+        return Answer(self.id, seconds, self.echo, ended_at, reasoning=self.reasoning)
+
+    def failed(self, reason: str) -> dict[str, Any]:
+        """The body of the response if nothing came of it."""
+        answer = self.answer(lambda: 0)
+        for _ in answer.feed(RunFailed(GatewayError(reason))):
+            pass
+        return answer.body()
+
+    def request(self) -> str:
+        """What of it is stored, as JSON."""
+        made = {"echo": self.echo, "items": self.items, "system": self.system, "reasoning": self.reasoning}
+        return dumps(made).decode()
+
+    @classmethod
+    def of(cls, stored: StoredResponse) -> Draft:
+        """The draft of a stored response; what cannot be read of it is empty."""
+        made = _object(stored.request)
+        return cls(
+            id=stored.id,
+            agent_id=stored.agent_id,
+            created_at=stored.created_at,
+            echo={"background": False, **made.get("echo", {})},
+            items=tuple(made.get("items", ())),
+            system=made.get("system", ""),
+            reasoning=made.get("reasoning", False),
+        )
+
+
+@dataclass(slots=True)
+class Live:
+    """A response that is being made.
+
+    :ivar answer: as it now stands; its run's thread feeds it.
+    :ivar ended_at: Unix seconds, once it is over.
+    :ivar deleted: it is to be forgotten as soon as it is over.
+    """
+
+    draft: Draft
+    answer: Answer = field(init=False)
+    ended_at: int = 0
+    over: threading.Event = field(default_factory=threading.Event)
+    deleted: bool = False
+
+    def __post_init__(self) -> None:
+        self.answer = self.again()
+
+    def again(self) -> Answer:
+        """The same answer from the beginning, for one who reads it as a stream."""
+        return self.draft.answer(lambda: self.ended_at)
+
+
+class Ledger:
+    """All responses of a gateway. Any thread may call any method.
+
+    :meth:`observe` is an observer of the runs.
+
+    :param clock: Unix time in milliseconds.
+    """
+
+    def __init__(self, store: Store, runs: RunService, clock: Callable[[], int]) -> None:
+        self._store = store
+        self._runs = runs
+        self._clock = clock
+        self._live: dict[str, Live] = {}
+
+    def observe(self, run: Run, event: RunEvent) -> None:
+        """Let a response grow; called in the run's thread."""
+        live = self._live.get(run.id)
+        if live is None:
+            return
+        if isinstance(event, TERMINAL):
+            live.ended_at = self._clock() // 1000
+        for _ in live.answer.feed(event):
+            pass
+        if isinstance(event, TERMINAL):
+            self._close(live)
+
+    def open(self, draft: Draft, branch: Branch, parent_id: str | None = None) -> tuple[Live, str]:
+        """Make room for a response whose run is about to begin, and store it if it is to be stored.
+
+        :param branch: the session that it begins, if it does.
+        :returns: the response, and the key of the session that it goes on in.
+        :raises NotFound: the response that it follows was deleted.
+        """
+        key: str | None = branch.key
+        if draft.stored:
+            new = NewResponse(draft.id, draft.agent_id, draft.created_at, draft.request(), parent_id)
+            key = self._store.open_response(new, branch)
+        if key is None:
+            raise no_predecessor(str(parent_id))
+        live = self._live[draft.id] = Live(draft)
+        return live, key
+
+    def abandon(self, live: Live, branch: Branch) -> None:
+        """Take back :meth:`open`: the run was refused."""
+        del self._live[live.draft.id]
+        if live.draft.stored:
+            self._store.abandon_response(live.draft.id, branch)
+
+    def predecessor(self, response_id: str) -> Draft:
+        """The stored response that another one follows.
+
+        :raises NotFound: there is none.
+        :raises InvalidRequest: it is not over, or nothing can follow it.
+        """
+        live, stored = self._find(response_id)
+        if stored is None:
+            raise no_predecessor(response_id)
+        if live is not None:
+            raise _cannot_follow(f"The response {response_id!r} is not finished yet.")
+        if stored.last_seq is None:
+            raise _cannot_follow(f"The response {response_id!r} ended before it began; follow another one.")
+        return Draft.of(stored)
+
+    def said_until(self, response_id: str) -> list[Message]:
+        """The whole conversation up to the end of a stored response.
+
+        :raises NotFound: there is none any more.
+        """
+        said = self._store.response_messages(response_id)
+        if said is None:
+            raise no_predecessor(response_id)
+        return said
+
+    def body(self, response_id: str) -> dict[str, Any]:
+        """A stored response as it now stands.
+
+        :raises NotFound: there is none.
+        """
+        live, stored = self._find(response_id)
+        if stored is None:
+            raise _not_found(response_id)
+        if live is not None:
+            return live.answer.body()
+        return _object(stored.body) or Draft.of(stored).failed(_INTERRUPTED)
+
+    def input_items(self, response_id: str) -> list[Item]:
+        """What a stored response was asked, in order.
+
+        :raises NotFound: there is none.
+        """
+        _, stored = self._find(response_id)
+        if stored is None:
+            raise _not_found(response_id)
+        return _numbered(Draft.of(stored))
+
+    def item(self, item_id: str) -> Item | None:
+        """An item of a stored response's input or output."""
+        response_id = response_of_item(item_id)
+        if response_id is None or (stored := self._find(response_id)[1]) is None:
+            return None
+        output: Iterable[Item] = _object(stored.body).get("output", ())
+        items = (*_numbered(Draft.of(stored)), *output)
+        return next((item for item in items if item["id"] == item_id), None)
+
+    def cancel(self, response_id: str) -> dict[str, Any]:
+        """Stop a stored response if it is being made; the response, which is then over.
+
+        :raises NotFound: there is none.
+        """
+        live, _ = self._find(response_id)
+        if live is not None:
+            self._runs.cancel(response_id, CancelReason.USER)
+            live.over.wait(_PATIENCE)
+        return self.body(response_id)
+
+    def delete(self, response_id: str) -> None:
+        """Forget a stored response; one that is being made is stopped first.
+
+        :raises NotFound: there is none.
+        """
+        live, stored = self._find(response_id)
+        if stored is None:
+            raise _not_found(response_id)
+        if live is not None:
+            live.deleted = True
+            self._runs.cancel(response_id, CancelReason.USER)
+            live.over.wait(_PATIENCE)
+        else:
+            self._store.delete_response(response_id)
+
+    def _find(self, response_id: str) -> tuple[Live | None, StoredResponse | None]:
+        """A response that is stored; the first is None unless it is being made.
+
+        What is not live any more has been closed in the store before.
+        """
+        if not is_response_id(response_id):
+            return None, None
+        live = self._live.get(response_id)
+        stored = self._store.get_response(response_id)
+        return (None, None) if live is not None and live.deleted else (live, stored)
+
+    def _close(self, live: Live) -> None:
+        draft = live.draft
+        try:
+            if draft.stored:
+                self._store.close_response(draft.id, dumps(live.answer.body()).decode())
+            if live.deleted:
+                self._store.delete_response(draft.id)
+        finally:
+            del self._live[draft.id]
+            live.over.set()
+
+
+def no_predecessor(response_id: str) -> NotFound:
+    """The refusal to follow a response that is not there."""
+    error = NotFound(f"Previous response with id {response_id[:100]!r} not found.")
+    error.code, error.param = "previous_response_not_found", "previous_response_id"
+    return error
+
+
+def _cannot_follow(why: str) -> InvalidRequest:
+    return InvalidRequest(why, param="previous_response_id", code="previous_response_not_usable")
+
+
+def _not_found(response_id: str) -> NotFound:
+    error = NotFound(f"Response with id {response_id[:100]!r} not found.")
+    error.code, error.param = "response_not_found", "response_id"
+    return error
+
+
+def _numbered(draft: Draft) -> list[Item]:
+    """What was asked, each item with its id."""
+    return [
+        {"id": input_item_id(draft.id, item["type"], index), **item} for index, item in enumerate(draft.items)
+    ]
+
+
+def _object(text: str | None) -> dict[str, Any]:
+    """A stored object; an empty one for what cannot be read, as a damaged row may hold anything."""
+    if text is None:
+        return {}
+    try:
+        value = loads(text.encode())
+    except InvalidJson:
+        return {}
+    return value if isinstance(value, dict) else {}
