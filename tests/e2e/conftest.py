@@ -97,6 +97,20 @@ def strict(start_gateway: StartGateway) -> GatewayProcess:
 
 
 @pytest.fixture(scope="session")
+def generous(start_gateway: StartGateway) -> GatewayProcess:
+    """A gateway with everything on that is off by default.
+
+    Its model sees images, another makes embeddings, and the agent ``bare`` has no tools of its own.
+    """
+    agents = [{"id": "main", "default": True}, {"id": "beta"}, {"id": "bare", "tools": {"deny": ["*"]}}]
+    return start_gateway(
+        gateway={"http": {"endpoints": {"responses": {"enabled": True}}}},
+        agents={"defaults": {"embeddingModel": "scripted/embedder"}, "list": agents},
+        models={"providers": {"scripted": {"models": [{"id": "model", "input": ["text", "image"]}]}}},
+    )
+
+
+@pytest.fixture(scope="session")
 def lockable(start_gateway: StartGateway) -> GatewayProcess:
     """A gateway that locks addresses of this machine out, too: for 1.5 s, after three wrong secrets."""
     limits = {"maxAttempts": 3, "lockoutMs": 1500, "exemptLoopback": False}

@@ -69,7 +69,7 @@ class Connection:
     def read(self, *, head_only: bool = False) -> Answer:
         """The next response, without looking past its end."""
         version, status, headers = self.read_head()
-        body = b"" if head_only else self._read_body(headers)
+        body = b"" if head_only or status == 204 else self._read_body(headers)
         answer = Answer(status, headers, body, version)
         self._check(answer)
         return answer

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
-from openai import OpenAI
+from openai import AsyncOpenAI, OpenAI
 
 from tests.e2e.conftest import StartGateway
-from tests.e2e.gateway_process import TOKEN, GatewayProcess
+from tests.e2e.gateway_process import GatewayProcess
+from tests.e2e.openai_client import ask, async_sdk, sdk
 from tests.scripted_provider import Hang, Reply, ScriptedProvider, Status
-
-
-def sdk(gateway: GatewayProcess, api_key: str = TOKEN) -> OpenAI:
-    return OpenAI(
-        base_url=f"{gateway.base_url}/v1",
-        api_key=api_key,
-        max_retries=0,
-        timeout=20,
-        _strict_response_validation=True,
-    )
 
 
 @pytest.fixture
 def client(gateway: GatewayProcess) -> Iterator[OpenAI]:
     with sdk(gateway) as client:
         yield client
-
-
-def ask(client: OpenAI, text: str = "hi", model: str = "openclaw") -> str:
-    completion = client.chat.completions.create(model=model, messages=[{"role": "user", "content": text}])
-    return completion.choices[0].message.content or ""
 
 
 def test_it_lists_the_agents_as_models(client: OpenAI) -> None:
@@ -118,6 +106,34 @@ def test_the_request_id_of_the_raw_response_is_the_completions_id(client: OpenAI
     assert completion._request_id == completion.id
 
 
+def test_a_streamed_response_is_read_line_by_line(client: OpenAI) -> None:
+    with client.chat.completions.with_streaming_response.create(
+        model="openclaw", messages=[{"role": "user", "content": "one two"}], stream=True
+    ) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.headers["x-request-id"].startswith("chatcmpl-")
+        lines = [line for line in response.iter_lines() if line]
+    assert all(line.startswith("data: ") for line in lines)
+    assert lines[-1] == "data: [DONE]"
+
+
+def test_many_streams_of_the_async_client_do_not_mix(gateway: GatewayProcess) -> None:
+    async def stream(client: AsyncOpenAI, text: str) -> tuple[str, str]:
+        messages: Any = [{"role": "user", "content": text}]
+        async with client.chat.completions.stream(model="openclaw", messages=messages) as events:
+            completion = await events.get_final_completion()
+        return completion.id, completion.choices[0].message.content or ""
+
+    async def ask_all(texts: list[str]) -> list[tuple[str, str]]:
+        async with async_sdk(gateway) as client:
+            return await asyncio.gather(*(stream(client, text) for text in texts))
+
+    texts = [f"question {number}" for number in range(20)]
+    answers = asyncio.run(ask_all(texts))
+    assert [text for _, text in answers] == [f"echo: {text}" for text in texts]
+    assert len({completion_id for completion_id, _ in answers}) == len(texts)
+
+
 def test_parameters_of_the_newest_api_are_taken(client: OpenAI, provider: ScriptedProvider) -> None:
     completion = client.chat.completions.create(
         model="openclaw",
@@ -197,6 +213,39 @@ def test_a_lock_out_is_a_rate_limit_error(lockable: GatewayProcess) -> None:
             ask(client)
     assert caught.value.code == "auth_locked"
     assert 1 <= int(caught.value.response.headers["retry-after"]) <= 2
+
+
+def test_a_client_with_retries_comes_again_when_it_was_told_to(lockable: GatewayProcess) -> None:
+    answers: list[tuple[int, float, str | None]] = []
+
+    def note(response: Any) -> None:
+        answers.append((response.status_code, time.monotonic(), response.headers.get("retry-after")))
+
+    with sdk(lockable, "wrong") as stranger:
+        while not answers or answers[-1][0] != 429:
+            with pytest.raises(openai.APIStatusError) as caught:
+                ask(stranger)
+            note(caught.value.response)
+    answers.clear()
+    http = openai.DefaultHttpxClient(event_hooks={"response": [note]})
+    with sdk(lockable, http_client=http) as client:
+        assert ask(client.with_options(max_retries=2)) == "echo: hi"
+    (refused, at, retry_after), *_, (taken, taken_at, _) = answers
+    assert (refused, taken) == (429, 200)
+    assert taken_at - at >= float(retry_after or "nan")
+
+
+def test_a_retry_under_an_idempotency_key_joins_the_run_of_the_first_try(
+    client: OpenAI, provider: ScriptedProvider
+) -> None:
+    provider.script(Reply("It took its time.", delay=0.4))
+    completion = client.with_options(timeout=0.7, max_retries=5).chat.completions.create(
+        model="openclaw",
+        messages=[{"role": "user", "content": "hi"}],
+        extra_headers={"Idempotency-Key": f"retry-{time.time_ns()}"},
+    )
+    assert completion.choices[0].message.content == "It took its time."
+    assert len(provider.requests) == 1
 
 
 @pytest.mark.parametrize(

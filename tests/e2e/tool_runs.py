@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -84,3 +84,9 @@ def descendants(pid: int) -> set[int]:
     while more := {child for child, parent in parents.items() if parent in family} - family:
         family |= more
     return family - {pid}
+
+
+def endings(gateway: GatewayProcess, key: str) -> list[str]:
+    """How the runs of a session ended, newest first."""
+    with closing(gateway.store()) as store:
+        return [run.status for run in store.list_runs(key, 20)]

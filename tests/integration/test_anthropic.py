@@ -136,29 +136,35 @@ def test_a_begun_answer_is_continued_and_an_image_is_seen(server: ScriptedProvid
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"frequency_penalty": 0.5}, "'frequency_penalty'"),
-        ({"presence_penalty": -1}, "'presence_penalty'"),
-        ({"seed": 0}, "'seed'"),
-        ({"response_format": {"type": "json_object"}}, "'response_format'"),
-        ({"reasoning_effort": "enormous"}, "reasoning_effort 'enormous'"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({"presence_penalty": -1}, "presence_penalty"),
+        ({"seed": 0}, "seed"),
+        ({"logit_bias": {"5": 1}, "verbosity": "low"}, "logit_bias, verbosity"),
+        ({"temperature": 0.5, "top_p": 0.5}, "top_p"),
     ],
 )
-def test_a_parameter_that_the_api_does_not_have_is_refused_by_name(
+def test_a_hint_that_the_api_does_not_have_is_left_out_and_named(
     server: ScriptedProvider, build: Build, fields: dict[str, Any], named: str
 ) -> None:
     app, _ = build(claude(server, models=MODELS))
 
     answer = chat(app, **fields)
 
-    assert answer.status_code == 400
-    assert named in answer.get_json()["error"]["message"]
-    assert server.requests == []
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["openclaw-ignored"] == named
+    assert not set(named.split(", ")) & body_of(server).keys()
 
 
-def test_an_agents_own_parameter_is_refused_as_well(server: ScriptedProvider, build: Build) -> None:
+def test_an_agents_own_hint_is_left_out_as_well_and_nobody_asked_for_it(
+    server: ScriptedProvider, build: Build
+) -> None:
     app, _ = build(claude(server, models=MODELS), {"seed": 7})
 
-    assert "'seed'" in chat(app).get_json()["error"]["message"]
+    answer = chat(app)
+
+    assert answer.status_code == 200, answer.text
+    assert "openclaw-ignored" not in answer.headers
+    assert "seed" not in body_of(server)
 
 
 def test_parameters_that_ask_for_nothing_are_no_hindrance(server: ScriptedProvider, build: Build) -> None:
@@ -177,7 +183,7 @@ def test_what_the_api_objects_to_is_told_to_the_caller(server: ScriptedProvider,
     error = {"type": "invalid_request_error", "message": "temperature and top_p cannot both be specified"}
     server.script(Status(400, {"type": "error", "error": error}))
 
-    answer = chat(app, temperature=0.5, top_p=0.5)
+    answer = chat(app)
 
     assert answer.status_code == 400
     assert "cannot both be specified" in answer.get_json()["error"]["message"]
@@ -217,6 +223,47 @@ def test_compat_can_take_prefill_and_tools_away(server: ScriptedProvider, build:
     assert (info.prefill, info.tools, info.max_output) == (False, False, 4000)
 
 
+@pytest.mark.parametrize(
+    ("compat", "held", "told"),
+    [
+        ({}, False, True),
+        ({"supportsJsonSchema": True}, True, False),
+        ({"supportsJsonSchema": False}, False, True),
+    ],
+)
+def test_a_server_is_held_to_a_schema_if_the_operator_says_so(
+    server: ScriptedProvider, build: Build, compat: dict[str, bool], held: bool, told: bool
+) -> None:
+    app, _ = build(claude(server, models=MODELS, compat=compat))
+    schema = {"type": "object", "properties": {"a": {"type": "null"}}, "additionalProperties": False}
+    server.script(Reply('{"a": null}'))
+
+    answer = chat(
+        app, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    )
+
+    assert answer.get_json()["choices"][0]["message"]["content"] == '{"a": null}'
+    body = body_of(server)
+    stated = {"format": {"type": "json_schema", "schema": schema}}
+    assert body.get("output_config") == (stated if held else None)
+    assert ("read by a program" in body["system"][0]["text"]) is told
+
+
+def test_only_a_vendor_at_its_own_address_is_known_to_hold_answers_to_a_schema(
+    server: ScriptedProvider, build: Build
+) -> None:
+    _, at_home = build({}, OPENAI_API_KEY="sk-1", ANTHROPIC_API_KEY="sk-2", OPENROUTER_API_KEY="sk-3")
+    _, elsewhere = build({"openai": {"baseUrl": server.base_url}}, OPENAI_API_KEY="sk-1")
+
+    known = {ref: at_home.providers[ref.partition("/")[0]].info(ref.partition("/")[2]).schemas for ref in (
+        "openai/gpt-6.1-terra", "openai/gpt-unheard-of", "anthropic/claude-sonnet-5-5",
+        "openrouter/anthropic/claude-sonnet-5-5",
+    )}  # fmt: skip
+
+    assert list(known.values()) == [True, False, True, False]
+    assert not elsewhere.providers["openai"].info("gpt-6.1-terra").schemas
+
+
 @pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
 def test_the_address_may_end_before_or_after_the_version(server: ScriptedProvider, suffix: str) -> None:
     base_url = server.base_url.removesuffix("/v1") + suffix
@@ -242,7 +289,9 @@ def test_characters_cut_between_reads_arrive_whole(server: ScriptedProvider) -> 
 
 
 def test_a_refused_parameter_names_the_provider_and_is_final(server: ScriptedProvider) -> None:
-    request = ModelRequest("m", "", (UserMessage.of("x"),), params=SamplingParams(seed=1))
+    request = ModelRequest(
+        "m", "", (UserMessage.of("x"),), params=SamplingParams(reasoning_effort="enormous")
+    )
     with closing(make(server)) as provider, pytest.raises(ProviderError) as caught:
         list(provider.stream(request, CancelToken()))
     assert (caught.value.reason, caught.value.provider) == (ProviderReason.FORMAT, "a")

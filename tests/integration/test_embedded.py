@@ -12,15 +12,25 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from jsonschema import Draft202012Validator
 
 from app.cancel import Cancelled, CancelReason, CancelToken
 from app.errors import ProviderError, ProviderReason
 from app.events import TextDelta
 from app.messages import AssistantMessage, SamplingParams, UserMessage
-from app.providers.base import CallTimeouts, ModelDone, ModelEvent, ModelRequest, Provider
+from app.providers.base import (
+    CallTimeouts,
+    ModelDone,
+    ModelEvent,
+    ModelRequest,
+    Provider,
+    ToolChoice,
+    ToolSpec,
+)
 from app.providers.embedded import EmbeddedProvider, find_weights, model_name
 from app.providers.embedded_supervisor import Endpoint, ModelSettings, Supervisor, Timings
 
@@ -144,6 +154,35 @@ class TestAnswers:
         value = json.loads(text)
         assert value["city"] in {"Paris", "Rome"}
         assert isinstance(value["visited"], bool)
+
+    @pytest.mark.parametrize(
+        "schema",
+        [
+            {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
+            {"type": "object",
+             "properties": {"tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 3},
+                            "of": {"$ref": "#/$defs/of"}},
+             "required": ["tags", "of"], "additionalProperties": False,
+             "$defs": {"of": {"anyOf": [{"type": "null"}, {"type": "integer", "minimum": 1, "maximum": 9}]}}},
+        ],
+    )  # fmt: skip
+    def test_nested_schemas_are_kept_to(self, provider: EmbeddedProvider, schema: dict[str, Any]) -> None:
+        wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        params = SamplingParams(max_tokens=120, response_format=wanted, temperature=0.0)
+        text, done = answer(provider, ask("My name is Ada.", params))
+        assert done.finish_reason == "stop"
+        assert Draft202012Validator(schema).is_valid(json.loads(text))
+
+    @pytest.mark.parametrize(
+        "schema", [{"properties": {"a": True}}, {"type": "object", "items": {"$ref": "#"}}]
+    )
+    def test_by_a_schema_that_its_grammar_does_not_know_it_still_answers(
+        self, provider: EmbeddedProvider, schema: dict[str, Any]
+    ) -> None:
+        schema = {"type": "object", **schema}
+        wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        text, _ = answer(provider, ask("hi", SamplingParams(max_tokens=20, response_format=wanted)))
+        assert text.lstrip().startswith("{")
 
     def test_a_trailing_assistant_turn_is_continued_and_not_repeated(
         self, provider: EmbeddedProvider
@@ -468,3 +507,38 @@ def _get(endpoint: Endpoint, key: str) -> bytes:
         ]
         sock.sendall("\r\n".join(lines).encode())
         return sock.recv(64)
+
+
+FORECAST = ToolSpec(
+    "forecast",
+    "The weather of the next days.",
+    {
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+        "required": ["city", "days"],
+        "additionalProperties": False,
+    },
+)
+UNIT = ToolSpec(
+    "unit",
+    "Choose a unit.",
+    {"type": "object", "properties": {"unit": {"enum": ["celsius", "kelvin"]}}, "required": ["unit"]},
+)
+
+
+@pytest.mark.parametrize("tools", [(FORECAST,), (FORECAST, UNIT)], ids=["one", "one of two"])
+def test_it_calls_a_tool_if_it_has_to(provider: EmbeddedProvider, tools: tuple[ToolSpec, ...]) -> None:
+    params = SamplingParams(max_tokens=200)
+    request = replace(ask("What will the weather be in Ulm in the next 3 days?", params), tools=tools)
+
+    text, done = answer(provider, replace(request, tool_choice=ToolChoice(required=True)))
+
+    assert (text, done.finish_reason) == ("", "tool_calls")
+    [call] = done.tool_calls
+    arguments = json.loads(call.arguments)
+    if call.name == "forecast":
+        assert set(arguments) == {"city", "days"}
+        assert 1 <= arguments["days"] <= 9
+    else:
+        assert call.name == "unit"
+        assert arguments["unit"] in ("celsius", "kelvin")

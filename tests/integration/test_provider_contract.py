@@ -260,6 +260,35 @@ def test_a_request_says_which_key_is_used_and_no_key_is_shown(server: ScriptedPr
     assert not any(key in str(raised) for key in keys)
 
 
+# hints
+
+HINTS = SamplingParams(
+    temperature=0.5,
+    top_p=0.5,
+    frequency_penalty=0.5,
+    presence_penalty=0.5,
+    seed=7,
+    verbosity="low",
+    logit_bias={"1": 5},
+    prediction={"type": "content", "content": "a"},
+    service_tier="flex",
+)
+
+
+def test_hints_reach_a_provider_that_takes_them_and_no_other(
+    server: ScriptedProvider, provider: Provider
+) -> None:
+    server.script(Reply("ok"))
+
+    assert text_of(ask(provider, params=HINTS)) == "ok"
+
+    body = server.requests[0].body
+    sent = {*body, *body.get("options", {}), *body.get("text", {})}
+    ignored = set(provider.ignores("m-1", HINTS))
+    asked = {name for name in SamplingParams.__slots__ if getattr(HINTS, name)}
+    assert sent & asked == asked - ignored
+
+
 # thinking
 
 THINK = SamplingParams(reasoning_effort="low")

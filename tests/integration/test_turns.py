@@ -11,7 +11,7 @@ import pytest
 
 from app.cancel import CancelReason
 from app.config import load_config
-from app.errors import ConfigError, ProviderError
+from app.errors import ConfigError, ModelNotFound, ProviderError
 from app.events import ContextCompacted, RunCompleted, ToolFinished
 from app.messages import SamplingParams, ToolMessage
 from app.runtime.tools import exec_policy
@@ -374,8 +374,10 @@ def test_a_request_can_name_a_model_and_a_wrong_name_is_its_mistake(
     answer(ask(runtime, "hi", model="scripted/other"))
     assert model.requests[-1].body["model"] == "other"
 
-    error = failure(ask(runtime, "hi", model="gone/x"))
-    assert (error.status, error.code, error.param) == (400, "model_not_found", "model")
+    with pytest.raises(ModelNotFound) as caught:
+        ask(runtime, "hi", model="gone/x")
+    error = caught.value
+    assert (error.status, error.code, error.param) == (404, "model_not_found", "model")
 
 
 def test_what_a_run_costs_is_recorded_where_the_price_is_known(start: Start, model: ScriptedProvider) -> None:
@@ -555,14 +557,29 @@ def test_one_persons_conversation_does_not_see_anothers(start: Start, model: Scr
 
 def test_the_news_of_a_sub_agent_that_failed_says_why(start: Start, model: ScriptedProvider) -> None:
     runtime = start(policy=FULL)
-    model.script(Reply(tool_calls=[spawn(label="bees", model="nobody/knows")]))
+    model.script(Reply(tool_calls=[spawn(label="bees")]))
+    model.on("count the bees", Status(404, {"error": {"message": "The model has left."}}))
     model.on("go", Reply("I have asked."))
 
     answer(ask(runtime, "go"))
     wait_for_end(runtime, "count the bees")
     answer(ask(runtime, "well?"))
 
-    assert "has failed: The model" in json.dumps(model.requests[-1].body["messages"])
+    assert "has failed: Provider 'scripted' does not" in json.dumps(model.requests[-1].body["messages"])
+
+
+def test_a_sub_agent_of_a_model_that_nobody_knows_is_explained_at_once(
+    start: Start, model: ScriptedProvider
+) -> None:
+    runtime = start(policy=FULL)
+    model.script(Reply(tool_calls=[spawn(model="nobody/knows")]))
+    model.on("go", Reply("I see."))
+
+    answer(ask(runtime, "go"))
+
+    [result] = results(runtime)
+    assert result.is_error
+    assert "nobody/knows" in result.text
 
 
 def test_what_a_sub_agent_cannot_be_asked_for_is_explained_at_once(

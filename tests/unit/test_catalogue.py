@@ -35,6 +35,7 @@ def test_the_facts_about_a_model_make_sense(vendor: str, model: str) -> None:
         "images",
         "levels",
         "adaptive",
+        "sampling",
         "prefill",
         "price",
     }

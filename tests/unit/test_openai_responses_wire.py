@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.agents.context import repaired
-from app.cancel import CancelToken
 from app.errors import ProviderError, ProviderReason
 from app.events import ReasoningDelta, TextDelta
 from app.messages import (
@@ -27,8 +26,7 @@ from app.messages import (
     UserMessage,
 )
 from app.providers.base import ModelDone, ModelEvent, ModelInfo, ModelRequest, ToolSpec
-from app.providers.openai_responses import OpenAIResponses, ResponseDecoder, build_body
-from app.providers.transport import HttpClient
+from app.providers.openai_responses import ResponseDecoder, build_body
 
 USAGE = {
     "input_tokens": 100,
@@ -177,24 +175,6 @@ def test_reasoning_is_asked_of_models_that_have_it(
     made = body(UserMessage.of("a"), params=SamplingParams(reasoning_effort=effort), info=info)
     assert made.get("reasoning") == reasoning
     assert made.get("include") == (["reasoning.encrypted_content"] if included else None)
-
-
-@pytest.mark.parametrize(
-    ("params", "named"),
-    [
-        (SamplingParams(stop=("END",)), "'stop'"),
-        (SamplingParams(seed=0), "'seed'"),
-        (SamplingParams(frequency_penalty=0.5), "'frequency_penalty'"),
-        (SamplingParams(presence_penalty=-1), "'presence_penalty'"),
-    ],
-)
-def test_what_the_api_does_not_have_is_refused_by_name(params: SamplingParams, named: str) -> None:
-    provider = OpenAIResponses("p", base_url="http://localhost:1/v1", http=HttpClient())
-    request = ModelRequest("m", "", (UserMessage.of("a"),), params=params)
-    with pytest.raises(ProviderError, match=named) as caught:
-        list(provider.stream(request, CancelToken()))
-    assert caught.value.reason is ProviderReason.FORMAT
-    provider.close()
 
 
 WORDS = st.sampled_from(["", " ", "word", "ü"])

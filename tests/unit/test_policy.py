@@ -191,9 +191,9 @@ def test_a_profile_for_one_provider_means_the_same_tools_as_the_profile_of_an_ag
     assert not policy.permits("clock__now", model_ref="small/m")
 
 
-def test_a_channel_that_does_not_exist_is_refused() -> None:
+def test_a_channel_with_an_improper_name_is_refused() -> None:
     with pytest.raises(ValidationError):
-        ToolsConfig.model_validate({"byChannel": {"http": {"deny": ["exec"]}}})
+        ToolsConfig.model_validate({"byChannel": {"a channel": {"deny": ["exec"]}}})
 
 
 @pytest.mark.parametrize(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.agents.models import Candidate
 from app.agents.registry import Agent, AgentRegistry, is_agent_id
 from app.agents.skills import Skills, SkillSettings
-from app.channels.openai.routing import Route, choose_route
+from app.channels.openai.routing import CHANNEL_HEADER, MODEL_HEADER, Route, choosable, choose_route
 from app.config import AgentToolsConfig, ToolsConfig
 from app.errors import AgentNotFound, InvalidRequest
 from app.messages import SamplingParams
+from app.providers.base import CallTimeouts, ModelInfo, Provider
 from app.tools.policy import build_policy
 
 POLICY = build_policy(ToolsConfig(), AgentToolsConfig())
@@ -171,7 +174,11 @@ HEADER_TEXT = st.text(st.characters(max_codepoint=255), max_size=20)
 
 
 @given(
-    st.dictionaries(st.sampled_from([ID, OLD, KEY]), HEADER_TEXT | st.just("agent:beta:x"), max_size=3),
+    st.dictionaries(
+        st.sampled_from([ID, OLD, KEY, MODEL_HEADER, CHANNEL_HEADER]),
+        HEADER_TEXT | st.just("agent:beta:x"),
+        max_size=3,
+    ),
     st.text(max_size=20) | st.sampled_from(["openclaw:", "agent:beta", "openclaw/main"]),
     st.none() | st.text(min_size=1, max_size=20),
     st.booleans(),
@@ -183,3 +190,70 @@ def test_any_request_goes_to_a_configured_agent_or_is_refused(
         chosen = route(headers, model, user, strict=strict)
         assert chosen.agent_id in AGENTS
         assert chosen.session_key.strip()
+
+
+# the model and the channel that a client names
+
+
+class NoModels(Provider):
+    id = "own"
+
+    def info(self, model: str) -> ModelInfo:
+        return ModelInfo()
+
+
+def with_model(*, models: tuple[str, ...] = (), **headers: str) -> Route:
+    own = replace(agent("ops"), candidates=(Candidate(NoModels(), "m", CallTimeouts()),))
+    agents = AgentRegistry({"ops": own}, "ops", "main")
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return choose_route(
+        named, "openclaw", None, agents, strict_model=False, fresh_id="f", models=choosable(models)
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("openai/gpt-5", "openai/gpt-5"),
+        (" OpenAI/GPT-5 ", "openai/GPT-5"),
+        ("openrouter/anthropic/claude", "openrouter/anthropic/claude"),
+        ("", None),
+        ("  ", None),
+    ],
+)
+def test_a_header_names_the_model_that_answers(value: str, expected: str | None) -> None:
+    assert with_model(x_openclaw_model=value).model == expected
+    assert with_model().model is None
+
+
+@pytest.mark.parametrize("value", ["gpt-5", "/gpt-5", "openai/", "/", "a/b\x01", "a/" + "b" * 255])
+def test_what_names_no_model_is_refused(value: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        with_model(x_openclaw_model=value)
+
+    assert (caught.value.param, caught.value.code) == ("x-openclaw-model", "invalid_value")
+
+
+def test_only_models_on_the_list_and_the_agents_own_may_be_chosen() -> None:
+    listed = ("OpenAI/gpt-5", "other/x")
+
+    assert with_model(models=listed, x_openclaw_model="openai/gpt-5").model == "openai/gpt-5"
+    assert with_model(models=listed, x_openclaw_model="own/m").model == "own/m"
+    with pytest.raises(InvalidRequest) as caught:
+        with_model(models=listed, x_openclaw_model="openai/gpt-6")
+    assert (caught.value.param, caught.value.code) == ("x-openclaw-model", "model_not_allowed")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("Telegram", "telegram"), (" my-app_2 ", "my-app_2"), ("", "")]
+)
+def test_a_header_names_the_channel_that_a_message_came_over(value: str, expected: str) -> None:
+    assert with_model(x_openclaw_message_channel=value).message_channel == expected
+
+
+@pytest.mark.parametrize("value", ["a b", "a/b", "-a", "ä", "x" * 65, "a\nb", "ſ"])
+def test_a_channel_with_an_improper_name_is_refused(value: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        with_model(x_openclaw_message_channel=value)
+
+    assert caught.value.param == "x-openclaw-message-channel"

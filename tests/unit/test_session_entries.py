@@ -12,7 +12,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-parts = st.builds(TextPart, st.text()) | st.builds(ImagePart, st.text(), st.text())
+parts = st.builds(TextPart, st.text()) | st.builds(ImagePart, st.text(), st.text(), st.none() | st.text())
 calls = st.builds(ToolCall, st.text(), st.text(), st.text())
 items = st.dictionaries(st.text(), json_values, max_size=3)
 thoughts = st.builds(Thoughts, st.text(), st.lists(items, max_size=3).map(tuple))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
+import time
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 
 import pytest
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 
 from app.errors import ConfigError
 from app.tools.registry import ToolError
-from app.tools.web.guard import Guard, is_own, is_public, parse_url, system_resolver
+from app.tools.web.guard import Guard, bounded, is_own, is_public, parse_url, system_resolver
 
 PUBLIC = "93.184.216.34"
 
@@ -223,3 +226,82 @@ def test_any_text_is_a_url_or_refused(url: str) -> None:
     assert target.scheme in {"http", "https"}
     assert target.host
     assert not set(target.host) & set("@/\\%# \r\n")
+
+
+# where nothing else may be asked
+
+
+def listed(*addresses: str, allow: tuple[str, ...]) -> Guard:
+    return Guard(allow, lambda host, port: list(addresses), only=True)
+
+
+def test_with_a_list_only_hosts_on_it_are_asked() -> None:
+    judge = listed(PUBLIC, allow=("*.example.com", "img.test"))
+
+    assert judge.addresses(parse_url("https://a.example.com/")) == [PUBLIC]
+    assert judge.addresses(parse_url("https://IMG.test./")) == [PUBLIC]
+    for url in ("https://example.com/", "https://a.example.com.evil.test/", f"http://{PUBLIC}/"):
+        assert "not on the list" in refusal(url, judge)
+
+
+def test_a_name_on_the_list_that_means_a_private_address_is_still_blocked() -> None:
+    assert "Blocked" in refusal("http://a.example.com/", listed("10.0.0.1", allow=("*.example.com",)))
+    assert "Blocked" in refusal(
+        "http://a.example.com/", listed(PUBLIC, "127.0.0.1", allow=("*.example.com",))
+    )
+
+
+def test_a_network_on_the_list_may_be_asked_although_it_is_private() -> None:
+    judge = listed("10.0.0.1", allow=("10.0.0.0/24",))
+
+    assert judge.addresses(parse_url("http://10.0.0.1:81/")) == ["10.0.0.1"]
+    assert judge.addresses(parse_url("http://inside.test/")) == ["10.0.0.1"]
+    assert "not on the list" in refusal("http://x.test/", listed("10.0.1.1", allow=("10.0.0.0/24",)))
+    assert "not on the list" in refusal("http://x.test/", listed("10.0.0.1", PUBLIC, allow=("10.0.0.0/24",)))
+
+
+def test_a_name_that_is_not_on_the_list_is_not_even_looked_up() -> None:
+    asked: list[str] = []
+
+    def resolve(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return [PUBLIC]
+
+    refusal("http://secret.evil.test/", Guard(("good.test",), resolve, only=True))
+
+    assert asked == []
+
+
+# lookups that take too long
+
+
+def start(name: str, work: Callable[[], None]) -> None:
+    threading.Thread(target=work, name=name, daemon=True).start()
+
+
+def test_a_lookup_that_hangs_is_given_up() -> None:
+    over = threading.Event()
+
+    def hang(host: str, port: int) -> list[str]:
+        over.wait(10)
+        return [PUBLIC]
+
+    judge = Guard((), bounded(hang, start, 0.05))
+    began = time.monotonic()
+
+    assert "not known" in refusal("http://slow.test/", judge)
+
+    assert time.monotonic() - began < 5
+    over.set()
+
+
+def test_a_bounded_lookup_finds_what_there_is() -> None:
+    def resolve(host: str, port: int) -> list[str]:
+        if host == "gone.test":
+            raise OSError
+        return [PUBLIC]
+
+    judge = Guard((), bounded(resolve, start, 5))
+
+    assert judge.addresses(parse_url("http://here.test/")) == [PUBLIC]
+    assert "not known" in refusal("http://gone.test/", judge)

@@ -231,6 +231,23 @@ def test_an_answer_without_a_word_is_final_and_has_a_message() -> None:
     assert chats(frames)[-1]["message"]["content"] == [{"type": "text", "text": ""}]
 
 
+def test_a_run_that_leaves_calls_to_its_client_is_final_and_shows_them() -> None:
+    call = ToolCall("c1", "weather", '{"city": "Ulm"}')
+    frames = told((0, RunStarted(0)), (5, RunCompleted("", "tool_calls", Usage(), (call,))))
+
+    last = chats(frames)[-1]
+    assert (last["state"], last["stopReason"]) == ("final", "toolUse")
+    assert last["message"] == {
+        "role": "assistant",
+        "content": [
+            {"type": "text", "text": ""},
+            {"type": "toolCall", "id": "c1", "name": "weather", "arguments": {"city": "Ulm"}},
+        ],
+        "timestamp": 5,
+        "stopReason": "toolUse",
+    }
+
+
 _PROGRESS = st.one_of(
     st.text(max_size=5).map(TextDelta),
     st.just(TextDelta("\n\n")),
