@@ -20,7 +20,7 @@ _FIRST_CONFIG = """\
 {{
   gateway: {{
     auth: {{ {auth} }},
-    http: {{ endpoints: {{ chatCompletions: {{ enabled: true }} }} }},
+    http: {{ endpoints: {{ chatCompletions: {{ enabled: true }}, responses: {{ enabled: true }} }} }},
   }},
   agents: {{ list: [{{ id: "main", default: true }}] }},
 }}

@@ -35,7 +35,7 @@ _ERROR_CODES = {429: "rate_limit_exceeded", 400: "invalid_prompt"}
 class Answer:
     """One response: its items so far, and the events that tell of them.
 
-    :ivar status: as the wire has it.
+    One thread feeds it; any thread may ask for the body.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Answer:
         :param echo: the fields that repeat the request.
         :param reasoning: the model's reasoning is a part of the output.
         """
-        self.status = "queued" if echo["background"] else "in_progress"
+        self._status = "queued" if echo["background"] else "in_progress"
         self._id = response_id
         self._created_at = created_at
         self._echo = echo
@@ -61,10 +61,15 @@ class Answer:
         self._open: _OpenItem | None = None
         self._ending: dict[str, Any] = {}
 
+    @property
+    def over(self) -> bool:
+        """True once the run has ended."""
+        return bool(self._ending)
+
     def opening(self) -> Iterator[WireEvent]:
         """The events before anything has happened."""
         yield self._about("response.created")
-        yield self._about(f"response.{self.status}")
+        yield self._about(f"response.{self._status}")
 
     def feed(self, event: RunEvent) -> Iterator[WireEvent]:
         """Take the run's next event; the events that tell of it. They have to be drawn to the last one."""
@@ -73,8 +78,8 @@ class Answer:
                 yield from self._write(_Message, text)
             case ReasoningDelta(text) if self._reasoning:
                 yield from self._write(_Reasoning, text)
-            case RunStarted() if self.status == "queued":
-                self.status = "in_progress"
+            case RunStarted() if self._status == "queued":
+                self._status = "in_progress"
                 yield self._about("response.in_progress")
             case RunCompleted() | RunFailed() | RunCancelled():
                 yield from self._finish(event)
@@ -87,7 +92,7 @@ class Answer:
             "object": "response",
             "created_at": self._created_at,
             "completed_at": None,
-            "status": self.status,
+            "status": self._status,
             "error": None,
             "incomplete_details": None,
             **self._echo,
@@ -117,12 +122,10 @@ class Answer:
             case RunCompleted():
                 yield from self._complete(event)
             case RunFailed(error):
-                self.status = "failed"
-                self._ending = {"error": error_object(error)}
+                self._end("failed", error=error_object(error))
                 yield self._about("response.failed")
             case RunCancelled():
-                self.status = "cancelled"
-                self._ending = {"error": None}
+                self._end("cancelled")
                 yield self._about("response.failed")
 
     def _complete(self, event: RunCompleted) -> Iterator[WireEvent]:
@@ -133,13 +136,16 @@ class Answer:
         yield from self._close(status)
         for call in event.tool_calls:
             yield from self._call(call)
-        self.status = status
-        self._ending = {"usage": usage_object(event.usage)}
+        usage = usage_object(event.usage)
         if reason:
-            self._ending["incomplete_details"] = {"reason": reason}
+            self._end(status, usage=usage, incomplete_details={"reason": reason})
         else:
-            self._ending["completed_at"] = self._ended_at()
+            self._end(status, usage=usage, completed_at=self._ended_at())
         yield self._about(f"response.{status}")
+
+    def _end(self, status: str, **fields: Any) -> None:
+        """All at once, as other threads may ask for the body."""
+        self._ending = {"status": status, **fields}
 
     def _call(self, call: ToolCall) -> Iterator[WireEvent]:
         index = len(self._items)

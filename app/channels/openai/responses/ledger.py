@@ -237,6 +237,9 @@ class Ledger:
         if not is_response_id(response_id):
             return None, None
         live = self._live.get(response_id)
+        if live is not None and live.answer.over:  # whoever sees its end may go on from there
+            live.over.wait(_PATIENCE)
+            live = self._live.get(response_id)
         stored = self._store.get_response(response_id)
         return (None, None) if live is not None and live.deleted else (live, stored)
 

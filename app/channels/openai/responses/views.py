@@ -46,7 +46,8 @@ class Responses:
             models=choosable(runtime.config.agents.defaults.models),
         )
         self._images = ImageSource(self._http.endpoints.chat_completions.images, runtime.executor)
-        runtime.runs.observe(self._ledger.observe)
+        if self._http.endpoints.responses.enabled:
+            runtime.runs.observe(self._ledger.observe)
 
     def create(self) -> Response:
         """``POST /v1/responses``."""
@@ -58,7 +59,8 @@ class Responses:
             response = self._answer(asked, plan)
         except InvalidRequest as error:
             raise _in_these_terms(error) from None
-        response.headers.update(limit_headers(self._runtime.runs, plan.request.session_key))
+        session_key = None if plan.request.ephemeral else plan.request.session_key
+        response.headers.update(limit_headers(self._runtime.runs, session_key))
         return response
 
     def retrieve(self, response_id: str) -> Response:
