@@ -1,4 +1,4 @@
-"""The store on SQLAlchemy Core. The statements are the same for every database."""
+"""The store on SQLAlchemy Core."""
 
 from __future__ import annotations
 
@@ -10,32 +10,20 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
     Connection,
     Delete,
     RowMapping,
     Select,
     Update,
-    and_,
-    bindparam,
-    case,
-    delete,
     func,
-    insert,
-    literal_column,
-    or_,
     select,
-    update,
 )
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from ..log import get_logger
 from ..messages import Message
 from ..wire import clean
-from .keys import ARCHIVED
 from .records import (
-    INTERRUPTED,
     Added,
     Branch,
     Entry,
@@ -75,148 +63,39 @@ from .rows import (
     usage_row_of,
 )
 from .sqlite import Database, open_database
+from .statements import (
+    ARCHIVE,
+    CLOSE_RUN,
+    COMPACT,
+    CONFIGURE,
+    CONTINUE,
+    DELETE_SESSION,
+    ENDS,
+    EXTEND,
+    HISTORY,
+    INTERRUPT,
+    NEW_MESSAGES,
+    NEW_RUN,
+    NEW_SESSION,
+    NEWEST,
+    OF_RUN,
+    QUEUE_AGAIN,
+    QUEUED,
+    RUN,
+    RUNS,
+    RUNS_OF_KEY,
+    SESSION,
+    SETTLE,
+    TAKE_OVER,
+    list_of_sessions,
+    sums_of_runs,
+)
 from .store import Offload, Store, Watcher
-from .tables import is_live, is_open, is_queued, messages, runs, sessions
+from .tables import is_live, sessions
 
 T = TypeVar("T")
 
 _log = get_logger("store")
-
-_SESSION = select(sessions).where(sessions.c.key == bindparam("this_key"))
-_HISTORY = (
-    select(messages.c.seq, messages.c.body, messages.c.stop, messages.c.created_at, messages.c.run_id)
-    .where(messages.c.session_id == bindparam("this_session"), messages.c.seq >= bindparam("first"))
-    .order_by(messages.c.seq)
-)
-_OF_RUN = _HISTORY.where(messages.c.run_id == bindparam("this_run"))
-_NEWEST = _HISTORY.order_by(None).order_by(messages.c.seq.desc()).limit(bindparam("at_most"))
-_ENDS = (
-    select(messages)
-    .join(sessions, sessions.c.id == messages.c.session_id)
-    .where(
-        messages.c.session_id.in_(bindparam("these", expanding=True)),
-        or_(messages.c.seq == 1, messages.c.seq == sessions.c.message_count),
-    )
-    .order_by(messages.c.session_id, messages.c.seq)
-)
-_NEW_SESSION = insert(sessions)
-_NEW_RUN = insert(runs)
-_NEW_MESSAGES = insert(messages)
-_EXTEND = (  # also takes the row lock that keeps two writers from giving out one seq twice
-    update(sessions)
-    .where(sessions.c.id == bindparam("this_session"))
-    .values(updated_at=bindparam("now"), message_count=sessions.c.message_count + bindparam("added"))
-    .returning(sessions.c.message_count, sessions.c.key, sessions.c.agent_id)
-)
-_CONTINUE = _EXTEND.where(sessions.c.key == bindparam("this_key"), is_live).values(active_at=bindparam("now"))
-_SETTLE = _EXTEND.values(
-    input_tokens=sessions.c.input_tokens + bindparam("more_input"),
-    output_tokens=sessions.c.output_tokens + bindparam("more_output"),
-    cost=sessions.c.cost + bindparam("more_cost"),
-    context_tokens=func.coalesce(bindparam("last_context"), sessions.c.context_tokens),
-    model=bindparam("last_model"),
-    active_at=bindparam("now"),
-)
-_CLOSE_RUN = (
-    update(runs)
-    .where(runs.c.id == bindparam("this_run"), is_open)
-    .values(
-        {"request": None}
-        | {
-            name: bindparam(f"new_{name}")
-            for name in (
-                *("status", "finish_reason", "model", "error_code", "error_message", "ended_at", "attempts"),
-                *("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "cache_write_tokens"),
-                *("cost", "calls"),
-            )
-        }
-    )
-    .returning(runs.c.session_id)
-)
-_AGAIN = {"finish_reason": None, "error_code": None, "error_message": None, "ended_at": None}
-_WAS_INTERRUPTED = and_(runs.c.status == "failed", runs.c.error_code.in_(INTERRUPTED))
-_TAKE_OVER = (
-    update(runs)
-    .where(runs.c.id == bindparam("this_run"), or_(is_queued, _WAS_INTERRUPTED))
-    .values(
-        _AGAIN
-        | {"status": "in_progress", "request": None}
-        | {name: bindparam(f"new_{name}") for name in ("session_id", "channel", "model")}
-    )
-)
-_QUEUE_AGAIN = (
-    update(runs)
-    .where(runs.c.id == bindparam("this_run"), or_(is_open, _WAS_INTERRUPTED))
-    .values(_AGAIN | {"status": "queued", "request": bindparam("new_request")})
-)
-_QUEUED = select(runs.c.id, runs.c.request).where(is_open, is_queued).order_by(runs.c.created_at, runs.c.id)
-_INTERRUPT = (
-    update(runs)
-    .where(is_open, ~is_queued)
-    .values(
-        status="failed",
-        error_code="interrupted",
-        error_message="The gateway stopped before the run was over.",
-        ended_at=bindparam("now"),
-    )
-)
-_RECORD = select(*(column for column in runs.c if column.name != "request"))
-_RUN = _RECORD.where(runs.c.id == bindparam("this_run"))
-_RUNS = _RECORD.order_by(runs.c.created_at.desc(), runs.c.id).limit(bindparam("at_most"))
-_RUNS_OF_KEY = _RUNS.where(runs.c.session_key == bindparam("this_key"))
-_SESSIONS = (
-    select(sessions)
-    .order_by(sessions.c.updated_at.desc(), sessions.c.id)
-    .limit(bindparam("at_most"))
-    .offset(bindparam("skip"))
-)
-_COMPACT = (
-    update(sessions)
-    .where(
-        sessions.c.id == bindparam("this_session"),
-        sessions.c.kept_from < bindparam("first"),
-        sessions.c.message_count + 1 >= bindparam("first"),
-    )
-    .values(
-        updated_at=bindparam("now"),
-        summary=bindparam("new_summary"),
-        kept_from=bindparam("first"),
-        compactions=sessions.c.compactions + 1,
-        context_tokens=0,  # of a prompt that there will not be again
-    )
-)
-_CONFIGURE = (
-    update(sessions)
-    .where(sessions.c.key == bindparam("this_key"))
-    .values(updated_at=bindparam("now"), settings=bindparam("new_settings"))
-)
-_ARCHIVE = (
-    update(sessions)
-    .where(sessions.c.key == bindparam("this_key"), is_live)
-    .values(archived_at=bindparam("now"), key=ARCHIVED + sessions.c.id + ":" + sessions.c.key)
-)
-_DELETE_SESSION = delete(sessions).where(sessions.c.key == bindparam("this_key"))
-
-# The day is counted from 1970 in UTC. A literal, because a parameter would make two expressions
-# of one, and some databases then refuse the grouping.
-_GROUPS: dict[str, ColumnElement[Any]] = {
-    "day": runs.c.created_at // literal_column("86400000", BigInteger),
-    "agent": runs.c.agent_id,
-    "model": runs.c.model,
-    "session": runs.c.session_key,
-}
-_IS_UNPRICED = and_(runs.c.cost.is_(None), runs.c.input_tokens + runs.c.output_tokens > 0)
-_SUMS = (
-    func.count().label("runs"),
-    *(
-        func.sum(column).label(column.name)
-        for column in (
-            *(runs.c.input_tokens, runs.c.output_tokens, runs.c.cached_tokens),
-            *(runs.c.reasoning_tokens, runs.c.cache_write_tokens, runs.c.cost),
-        )
-    ),
-    func.sum(case((_IS_UNPRICED, 1), else_=0)).label("unpriced"),
-)
 
 
 def open_store(directory: Path, *, offload: Offload | None = None, readonly: bool = False) -> Store:
@@ -260,7 +139,7 @@ class _SqlStore:
         return self._transaction(lambda db: _load(db, key, whole=False))
 
     def session(self, key: str) -> Session | None:
-        rows = self._rows(_SESSION, {"this_key": key})
+        rows = self._rows(SESSION, {"this_key": key})
         return session_of(rows[0]) if rows else None
 
     def transcript(self, key: str) -> Loaded:
@@ -271,7 +150,7 @@ class _SqlStore:
 
     def ends(self, session_ids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
         found: dict[str, tuple[Entry, ...]] = {}
-        for row in self._rows(_ENDS, {"these": list(session_ids)}) if session_ids else ():
+        for row in self._rows(ENDS, {"these": list(session_ids)}) if session_ids else ():
             entry = entry_of(**row)
             if entry is not None:
                 found[row["session_id"]] = (*found.get(row["session_id"], ()), entry)
@@ -282,14 +161,14 @@ class _SqlStore:
         if session_id is None:
             return []
         values = {"this_session": session_id, "first": 1, "this_run": run.id}
-        rows = self._transaction(lambda db: db.execute(_OF_RUN, values).all())
+        rows = self._transaction(lambda db: db.execute(OF_RUN, values).all())
         return [entry for row in rows if (entry := entry_of(session_id, *row))]
 
     def enqueue(self, run: RunStart, request: str) -> None:
         self._transaction(lambda db: _enqueue(db, run, request))
 
     def queued(self) -> list[QueuedRun]:
-        return [QueuedRun(row["id"], row["request"] or "") for row in self._rows(_QUEUED, {})]
+        return [QueuedRun(row["id"], row["request"] or "") for row in self._rows(QUEUED, {})]
 
     def begin(self, run: RunStart, messages: Sequence[Message]) -> int:
         entries = [NewEntry(message) for message in messages]
@@ -300,7 +179,7 @@ class _SqlStore:
     def append(self, session_id: str | None, run_id: str, entries: Sequence[NewEntry], now: int) -> int:
         if session_id is None or not entries:
             return 0
-        place = self._transaction(lambda db: _extend(db, _EXTEND, {}, session_id, run_id, entries, now))
+        place = self._transaction(lambda db: _extend(db, EXTEND, {}, session_id, run_id, entries, now))
         self._tell(place, run_id, entries, now)
         return place.first if place else 0
 
@@ -310,7 +189,7 @@ class _SqlStore:
 
     def compact(self, session_id: str, summary: str, kept_from: int, now: int) -> bool:
         return self._changes(
-            _COMPACT,
+            COMPACT,
             {"this_session": session_id, "new_summary": clean(summary), "first": kept_from, "now": now},
         )
 
@@ -320,18 +199,18 @@ class _SqlStore:
 
     def configure(self, key: str, settings: SessionSettings, now: int) -> bool:
         return self._changes(
-            _CONFIGURE, {"this_key": key, "new_settings": settings_text(settings), "now": now}
+            CONFIGURE, {"this_key": key, "new_settings": settings_text(settings), "now": now}
         )
 
     def archive(self, key: str, now: int) -> bool:
-        return self._changes(_ARCHIVE, {"this_key": key, "now": now})
+        return self._changes(ARCHIVE, {"this_key": key, "now": now})
 
     def get_run(self, run_id: str) -> Run | None:
-        rows = self._rows(_RUN, {"this_run": run_id})
+        rows = self._rows(RUN, {"this_run": run_id})
         return run_of(rows[0]) if rows else None
 
     def list_runs(self, session_key: str | None, limit: int) -> list[Run]:
-        statement = _RUNS if session_key is None else _RUNS_OF_KEY
+        statement = RUNS if session_key is None else RUNS_OF_KEY
         return [run_of(row) for row in self._rows(statement, {"this_key": session_key, "at_most": limit})]
 
     def list_sessions(
@@ -343,7 +222,7 @@ class _SqlStore:
         archived: bool = False,
         parent_key: str | None = None,
     ) -> list[Session]:
-        statement = _sessions_statement(agent_id, parent_key, archived=archived)
+        statement = list_of_sessions(agent_id, parent_key, archived=archived)
         return [session_of(row) for row in self._rows(statement, {"at_most": limit, "skip": offset})]
 
     def count_sessions(self, agent_id: str | None = None) -> int:
@@ -353,10 +232,10 @@ class _SqlStore:
         return int(self._rows(statement, {})[0]["number"])
 
     def usage(self, query: UsageQuery) -> list[UsageRow]:
-        return [usage_row_of(row, query.by) for row in self._rows(_usage_statement(query), {})]
+        return [usage_row_of(row, query.by) for row in self._rows(sums_of_runs(query), {})]
 
     def delete_session(self, key: str) -> bool:
-        return self._changes(_DELETE_SESSION, {"this_key": key})
+        return self._changes(DELETE_SESSION, {"this_key": key})
 
     def open_response(self, new: NewResponse, branch: Branch) -> str | None:
         return self._transaction(lambda db: open_response(db, new, branch))
@@ -422,69 +301,69 @@ def _one_at_a_time() -> Offload:
 
 def _fail_interrupted(database: Database, now: int) -> None:
     with database.transaction() as db:
-        count = db.execute(_INTERRUPT, {"now": now}).rowcount
+        count = db.execute(INTERRUPT, {"now": now}).rowcount
         close_all_responses(db)
     if count:
         _log.warning("%d runs were interrupted by the end of an earlier process", count)
 
 
 def _load(db: Connection, key: str, *, whole: bool) -> Loaded:
-    row = db.execute(_SESSION, {"this_key": key}).mappings().one_or_none()
+    row = db.execute(SESSION, {"this_key": key}).mappings().one_or_none()
     if row is None:
         return Loaded(None, ())
     session = session_of(row)
     first = 1 if whole else session.kept_from
-    rows = db.execute(_HISTORY, {"this_session": session.id, "first": first})
+    rows = db.execute(HISTORY, {"this_session": session.id, "first": first})
     return Loaded(session, tuple(entry for row in rows if (entry := entry_of(session.id, *row))))
 
 
 def _load_newest(db: Connection, key: str, limit: int) -> Loaded:
-    row = db.execute(_SESSION, {"this_key": key}).mappings().one_or_none()
+    row = db.execute(SESSION, {"this_key": key}).mappings().one_or_none()
     if row is None:
         return Loaded(None, ())
     session = session_of(row)
-    rows = db.execute(_NEWEST, {"this_session": session.id, "first": 1, "at_most": limit}).all()
+    rows = db.execute(NEWEST, {"this_session": session.id, "first": 1, "at_most": limit}).all()
     return Loaded(session, tuple(entry for row in reversed(rows) if (entry := entry_of(session.id, *row))))
 
 
 def _create(db: Connection, row: dict[str, Any]) -> bool:
-    if db.execute(_SESSION, {"this_key": row["key"]}).first() is not None:
+    if db.execute(SESSION, {"this_key": row["key"]}).first() is not None:
         return False
-    db.execute(_NEW_SESSION, row)
+    db.execute(NEW_SESSION, row)
     return True
 
 
 def _begin(db: Connection, run: RunStart, entries: Sequence[NewEntry]) -> int:
     first = 0 if run.session_id is None else _open(db, run, run.session_id, entries)
     if not (run.known and _take_over(db, run)):
-        db.execute(_NEW_RUN, run_row(run))
+        db.execute(NEW_RUN, run_row(run))
     return first
 
 
 def _take_over(db: Connection, run: RunStart) -> bool:
     """Go on with the record of a run that was queued or interrupted; False if there is none."""
     taken = {"new_session_id": run.session_id, "new_channel": run.channel, "new_model": run.model}
-    return db.execute(_TAKE_OVER, {"this_run": run.id, **taken}).rowcount > 0
+    return db.execute(TAKE_OVER, {"this_run": run.id, **taken}).rowcount > 0
 
 
 def _enqueue(db: Connection, run: RunStart, request: str) -> None:
-    if not db.execute(_QUEUE_AGAIN, {"this_run": run.id, "new_request": request}).rowcount:
-        db.execute(_NEW_RUN, queued_row(run, request))
+    if not db.execute(QUEUE_AGAIN, {"this_run": run.id, "new_request": request}).rowcount:
+        db.execute(NEW_RUN, queued_row(run, request))
 
 
 def _open(db: Connection, run: RunStart, session_id: str, entries: Sequence[NewEntry]) -> int:
     """Go on with a session, or begin it; the ``seq`` of the first entry."""
     now = run.created_at
-    place = _extend(db, _CONTINUE, {"this_key": run.session_key}, session_id, run.id, entries, now)
+    place = _extend(db, CONTINUE, {"this_key": run.session_key}, session_id, run.id, entries, now)
     if place is not None:
         return place.first
-    db.execute(_NEW_SESSION, session_row(run, session_id, len(entries)))
+    db.execute(NEW_SESSION, session_row(run, session_id, len(entries)))
     return _insert(db, session_id, run.id, entries, now, first=1)
 
 
 def _finish(db: Connection, end: RunEnd, entries: Sequence[NewEntry]) -> _Place | None:
     changes = {f"new_{name}": value for name, value in run_end(end).items()}
-    closed = db.execute(_CLOSE_RUN, {"this_run": end.id, **changes}).one_or_none()
+    closed = db.execute(CLOSE_RUN, {"this_run": end.id, **changes}).one_or_none()
     if closed is not None and closed.session_id is not None:
         more = {
             "more_input": end.usage.input,
@@ -493,7 +372,7 @@ def _finish(db: Connection, end: RunEnd, entries: Sequence[NewEntry]) -> _Place 
             "last_context": end.context_tokens or None,
             "last_model": end.model,
         }
-        return _extend(db, _SETTLE, more, closed.session_id, end.id, entries, end.ended_at)
+        return _extend(db, SETTLE, more, closed.session_id, end.id, entries, end.ended_at)
     return None
 
 
@@ -521,26 +400,5 @@ def _insert(
     rows = [message_row(session_id, run_id, now, *numbered) for numbered in enumerate(entries, first)]
     if not rows:
         return 0
-    db.execute(_NEW_MESSAGES, rows)
+    db.execute(NEW_MESSAGES, rows)
     return first
-
-
-def _sessions_statement(agent_id: str | None, parent_key: str | None, *, archived: bool) -> Select[Any]:
-    statement = _SESSIONS if archived else _SESSIONS.where(is_live)
-    if agent_id is not None:
-        statement = statement.where(sessions.c.agent_id == agent_id)
-    if parent_key is not None:
-        statement = statement.where(sessions.c.parent_key == parent_key)
-    return statement
-
-
-def _usage_statement(query: UsageQuery) -> Select[Any]:
-    groups = [_GROUPS[name].label(name) for name in query.by]
-    statement = select(*groups, *_SUMS).where(~is_open, runs.c.created_at >= query.since)
-    if query.until is not None:
-        statement = statement.where(runs.c.created_at < query.until)
-    if query.agent_id is not None:
-        statement = statement.where(runs.c.agent_id == query.agent_id)
-    if query.session_key is not None:
-        statement = statement.where(runs.c.session_key == query.session_key)
-    return statement.group_by(*groups).order_by(*groups)
