@@ -43,6 +43,17 @@ def dumps(value: Any) -> bytes:
         return clean(text).encode()
 
 
+def canonical(value: Any) -> bytes:
+    """JSON that is the same for equal values of plain JSON types, whatever the order of their keys.
+
+    :raises RecursionError: nested too deeply.
+    """
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        return json.dumps(value, sort_keys=True).encode()
+
+
 def clean(text: str) -> str:
     """``text`` with every lone surrogate replaced by U+FFFD."""
     try:

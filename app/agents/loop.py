@@ -84,15 +84,6 @@ class Turn:
         self._caller = ModelCaller(candidates, cancel, harness.cooldowns, time_left=turn.time_left)
         self.record.calls = self._caller.calls
         self._guard = RepeatGuard()
-        self._runner = ToolRunner(
-            self._briefing.tools,
-            permits=lambda name: self._briefing.permits(name, self._caller.answered_by),
-            context=self._context,
-            window=lambda: self._answered.info.context_window,
-            emit=emit,
-            cancel=cancel,
-            spawn=harness.spawn,
-        )
         self._demands = Demands(turn, cancel)
         self._thinking = False  # in the message being written
         self._bad_calls = 0
@@ -341,7 +332,7 @@ class Turn:
 
     def _run_tools(self, calls: Sequence[ToolCall], problems: Mapping[str, str]) -> None:
         self._bad_calls += len(problems)
-        for call, result in zip(calls, self._runner.run(calls, problems), strict=True):
+        for call, result in zip(calls, self._runner().run(calls, problems), strict=True):
             seen = self._guard.seen(call.name, call.arguments, result.text)
             self._repeating = self._repeating or seen == "stop"
             self._keep(replace(result, text=result.text + _NOTICE) if seen == "notice" else result)
@@ -349,6 +340,18 @@ class Turn:
     def _keep(self, message: Message) -> None:
         """Make a message durable and part of the conversation."""
         self._conversation.add(message, self._store([message]))
+
+    def _runner(self) -> ToolRunner:
+        """Made when it is needed: one that was kept would keep the turn, and with it all that was asked."""
+        return ToolRunner(
+            self._briefing.tools,
+            permits=lambda name: self._briefing.permits(name, self._caller.answered_by),
+            context=self._context,
+            window=lambda: self._answered.info.context_window,
+            emit=self._emit,
+            cancel=self._cancel,
+            spawn=self._harness.spawn,
+        )
 
     def _context(self, call_id: str) -> ToolContext:
         return ToolContext(

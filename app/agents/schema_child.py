@@ -50,10 +50,18 @@ def _key(value: Any) -> Any:
 _Validator: Any = extend(Draft202012Validator, {"uniqueItems": _unique_items})
 
 
-def schema_fault(schema: dict[str, Any]) -> str | None:
-    """What is wrong with a schema, as a sentence, or None."""
+class Intricate(Exception):
+    """It may take long to say what is wrong with a schema."""
+
+
+def schema_fault(schema: dict[str, Any], *, intricate: bool = True) -> str | None:
+    """What is wrong with a schema, as a sentence, or None.
+
+    :param intricate: take the time for one that refers to places where no schemas are.
+    :raises Intricate: it is such a schema.
+    """
     try:
-        return next(_schema_faults(_anonymous(schema)), None)
+        return next(_schema_faults(_anonymous(schema), intricate), None)
     except RecursionError:
         return "It is nested too deeply."
 
@@ -95,15 +103,17 @@ def _anonymous(schema: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in schema.items() if key not in _NAMES_ITSELF}
 
 
-def _schema_faults(root: dict[str, Any]) -> Iterator[str]:
+def _schema_faults(root: dict[str, Any], intricate: bool) -> Iterator[str]:
     seen: set[int] = set()
     reached: list[Any] = [root]  # schemas at places where the meta-schema may not have seen one
     while reached:
         schema = reached.pop()
         if id(schema) in seen:
             continue
+        if seen and not intricate:
+            raise Intricate
         meta = Draft202012Validator(Draft202012Validator.META_SCHEMA, registry=REGISTRY)
-        if error := best_match(meta.iter_errors(schema)):
+        if error := best_match(islice(meta.iter_errors(schema), _MOST_FAULTS)):
             yield f"{_fault(error)}."
             return
         for part in _parts(schema, seen):

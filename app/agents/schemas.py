@@ -6,6 +6,7 @@ over. How much work it is at most can be told from looking at it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache
 from math import inf
 from pathlib import Path
@@ -23,8 +24,11 @@ LARGEST = 128 * 1024  # bytes of a schema that is taken
 _PROGRAM = Path(schema_child.__file__)
 _SECONDS = 3.0
 _TOO_MUCH = f"It cannot be checked within {_SECONDS:g} seconds."
-_QUICK_SCHEMA = 8 * 1024  # bytes; some ten milliseconds of checking
-_QUICK_VALUE = 30_000  # a value beside a part of a schema takes some three microseconds
+# Bytes of a schema, and parts and values in it, that are checked within some ten milliseconds.
+_QUICK_SCHEMA = 8 * 1024
+_QUICK_PARTS = 200
+_QUICK_VALUES = 400
+_QUICK_VALUE = 15_000  # a value beside a part of a schema takes some three microseconds
 _CHARACTERS = 64  # that cost as much as a value
 _SLOW = {
     "pattern": str,
@@ -48,9 +52,18 @@ def schema_fault(schema: JsonObject) -> str | None:
 @lru_cache(maxsize=64)  # clients send the same few all the time; a usual one takes some milliseconds
 def _fault_of(text: bytes) -> str | None:
     schema: Any = loads(text)
-    if len(text) <= _QUICK_SCHEMA:
-        return schema_child.schema_fault(schema)
+    if _is_quick(text):
+        with suppress(schema_child.Intricate):
+            return schema_child.schema_fault(schema, intricate=False)
     return _ask({"schema": schema}, CancelToken())
+
+
+def _is_quick(text: bytes) -> bool:
+    """True for a schema that is small, and has no pattern: to read one may take as long as to match it."""
+    parts = sum(map(text.count, (b"{", b"true", b"false")))
+    values = text.count(b",")
+    small = len(text) <= _QUICK_SCHEMA and parts <= _QUICK_PARTS and values <= _QUICK_VALUES
+    return small and b'"pattern' not in text
 
 
 def value_fault(schema: JsonObject, value: JsonValue, cancel: CancelToken) -> str | None:
@@ -88,7 +101,7 @@ class _Weight:
 
     def __init__(self, root: JsonObject) -> None:
         self._root = root
-        self._known: dict[str, float] = {}
+        self._known: dict[int, float] = {}  # by identity: one part may be referred to in many spellings
 
     def of(self, part: Any) -> float:
         """Infinite for what repeats itself or cannot be judged by its size."""
@@ -96,13 +109,14 @@ class _Weight:
             return len(part) + sum(map(self.of, part))
         if not isinstance(part, dict):
             return 0
+        if id(part) not in self._known:
+            self._known[id(part)] = inf  # should it come back to itself
+            self._known[id(part)] = self._weigh(part)
+        return self._known[id(part)]
+
+    def _weigh(self, part: dict[str, Any]) -> float:
         if any(isinstance(part.get(name), kind) for name, kind in _SLOW.items()):
             return inf
         ref = part.get("$ref")
-        return 1 + sum(map(self.of, part.values())) + (self._target(ref) if isinstance(ref, str) else 0)
-
-    def _target(self, ref: str) -> float:
-        if ref not in self._known:
-            self._known[ref] = inf  # should it come back to itself
-            self._known[ref] = self.of(schema_child.target(self._root, ref))
-        return self._known[ref]
+        target = self.of(schema_child.target(self._root, ref)) if isinstance(ref, str) else 0
+        return 1 + sum(map(self.of, part.values())) + target

@@ -1,4 +1,4 @@
-"""The operator's own channel: what the ``openclaw`` command asks a running gateway.
+"""The operator's own channel over plain HTTP: what scripts ask a running gateway.
 
 Same guard and same runs as every other channel. An agent turn is answered as server-sent
 events, one JSON object each: ``start``, ``text``, ``tool``, ``result``, ``approval``, ``decision``,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 from ..cancel import CancelReason
@@ -80,17 +82,20 @@ class Journal:
         about: object = None,
         *,
         name: str | None = None,
+        size: int = 0,
         unattended: bool = False,
     ) -> JournaledRun:
         """Start a run; its events are kept from the first on.
 
         :param about: whatever the caller wants to find again with the run.
         :param name: another one under which :meth:`get` finds the run.
+        :param size: about how many bytes ``about`` takes once the run is over.
         :param unattended: the run goes on however long nobody reads it.
         :raises GatewayError: see :meth:`RunService.start`.
         """
         names = (request.run_id, name or request.run_id)
         entry = JournaledRun(self, request, names, about, None if unattended else self.limits.grace)
+        entry.own = size
         with self._lock:
             self._entries.update(dict.fromkeys(names, entry))
             self._bytes += _ENTRY_BYTES
@@ -129,8 +134,7 @@ class Journal:
                 return 0
             self._bytes += size - entry.counted
             entry.counted = size
-            while self._bytes > self.limits.total_bytes and self._over:
-                self._drop(next(iter(self._over.values())))
+            self._make_room()
             return max(0, self._bytes - self.limits.total_bytes)
 
     def keep_ended(self, entry: JournaledRun) -> None:
@@ -139,7 +143,15 @@ class Journal:
             if self._entries.get(entry.id) is not entry:
                 return
             self._over[entry.id] = entry
-        self._after(self.limits.seconds, lambda: self._expire(entry))
+            self._bytes += entry.own
+            entry.counted += entry.own
+            self._make_room()
+        # Weak: what has to make room for others before its time is to be gone.
+        self._after(self.limits.seconds, partial(self._expire, weakref.ref(entry)))
+
+    def _make_room(self) -> None:
+        while self._bytes > self.limits.total_bytes and self._over:
+            self._drop(next(iter(self._over.values())))
 
     def _drop(self, entry: JournaledRun) -> None:
         for name in entry.names:
@@ -147,9 +159,10 @@ class Journal:
         self._over.pop(entry.id, None)
         self._bytes -= entry.counted + _ENTRY_BYTES
 
-    def _expire(self, entry: JournaledRun) -> None:
+    def _expire(self, kept: weakref.ref[JournaledRun]) -> None:
+        entry = kept()
         with self._lock:
-            if self._entries.get(entry.id) is entry:
+            if entry is not None and self._entries.get(entry.id) is entry:
                 self._drop(entry)
 
 
@@ -164,7 +177,8 @@ class JournaledRun:
     :ivar ignored: as :class:`~.run.Run` has it.
     :ivar started_at: when it had left its lanes, Unix milliseconds; None before.
     :ivar ending: the terminal event, once it has come.
-    :ivar counted: the bytes that the journal has counted; the journal's own.
+    :ivar own: the bytes that it takes besides its events, counted once it has ended.
+    :ivar counted: the bytes that the journal has counted. Both are the journal's own.
     """
 
     def __init__(
@@ -184,6 +198,7 @@ class JournaledRun:
         self.ignored: tuple[str, ...] = ()
         self.started_at: int | None = None
         self.ending: TerminalEvent | None = None
+        self.own = 0
         self.counted = 0
         self._journal = journal
         self._grace = grace

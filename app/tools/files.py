@@ -22,6 +22,7 @@ from .paths import (
     exists,
     explained,
     locate,
+    locate_tree,
     opened_directory,
     read_file,
     readable_roots,
@@ -173,7 +174,7 @@ def _ls(
     limit: Annotated[int, Field(ge=1, le=2_000)] = 500,
 ) -> str:
     """List a directory. Directories end with a slash, links with an at sign."""
-    with opened_directory(locate(readable_roots(context), path)) as directory:
+    with opened_directory(locate_tree(readable_roots(context), path)) as directory:
         names = _entry_names(path, directory)
     if not names:
         return "[The directory is empty.]"

@@ -57,6 +57,18 @@ def locate(roots: Sequence[Path], name: str) -> Place:
     raise ToolError(f"{name}: outside the workspace")
 
 
+def locate_tree(roots: Sequence[Path], name: str) -> Place:
+    """As :func:`locate`; a workspace that is not there yet is made, for it is empty and not missing.
+
+    :raises ToolError: as there, or it cannot be made.
+    """
+    place = locate(roots, name)
+    if not place.parts:
+        with explained(name), suppress(FileExistsError):  # a root may be a single file
+            place.root.mkdir(parents=True, exist_ok=True)
+    return place
+
+
 def read_file(place: Place, limit: int, *, from_end: bool = False) -> bytes:
     """At most ``limit`` bytes of a regular file, the first or the last ones.
 

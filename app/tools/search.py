@@ -13,7 +13,7 @@ from pydantic import Field
 
 from ..messages import JsonValue
 from .child import run_child
-from .paths import Place, locate, readable_roots
+from .paths import Place, locate_tree, readable_roots
 from .registry import ToolContext, ToolError
 from .signature import tool
 from .untrusted import fenced
@@ -78,7 +78,7 @@ def _find(
 
 def _searched(run: ToolContext, path: str, job: dict[str, JsonValue]) -> tuple[list[str], list[str]]:
     """What the child found, line by line, and what is to be said about it."""
-    place = locate(readable_roots(run), path)
+    place = locate_tree(readable_roots(run), path)
     answer = run_child(_PROGRAM, job | _where(place), timeout=_TIMEOUT, cancel=run.cancel)
     match answer:
         case {"error": str(error)}:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import select
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.conftest import StartGateway
-from tests.e2e.gateway_process import GatewayProcess
+from tests.e2e.gateway_process import GatewayProcess, wait_until
 from tests.e2e.http_client import Answer, Connection, chat, chat_body, open_stream, request_bytes, send
 from tests.scripted_provider import Reply, ScriptedProvider
 from tests.unit.test_schema import pdf_of
@@ -254,6 +257,29 @@ def test_a_file_is_read_to_the_model(gateway: GatewayProcess, provider: Scripted
     assert "file notes.md" in shown
     assert "# Hives" in shown
     assert "Bees hum in Bern." in shown
+
+
+def test_large_files_are_read_a_few_at_a_time(gateway: GatewayProcess) -> None:
+    pdf = base64.b64encode(pdf_of(b"BT /F1 12 Tf (a) Tj ET\n" * 20_000)).decode()
+    asked = chat_body([{"type": "file", "file": {"filename": "a.pdf", "file_data": pdf}}])
+    readers: list[int] = []
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Connection(gateway)) for _ in range(6)]
+        for client in clients:
+            client.send(request_bytes(asked))
+        clients.pop().close()
+        for client in clients:
+            while not select.select([client.socket], [], [], 0.02)[0]:
+                readers.append(children_of(gateway.worker_pid))
+            assert client.read().status == 200
+    assert 1 <= max(readers) <= 2
+    wait_until(lambda: children_of(gateway.worker_pid) == 0)
+
+
+def children_of(pid: int) -> int:
+    """How many processes a process has started and not yet waited for, by any of its threads."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return sum(len(task.read_text().split()) for task in tasks)
 
 
 def test_the_responses_api_has_the_same_images_and_files(

@@ -425,6 +425,21 @@ def test_an_item_can_be_sent_by_its_id(client: OpenAI, provider: ScriptedProvide
     assert said == ["one", "echo: one", "two"]
 
 
+def test_items_of_another_agent_stay_with_that_agent(client: OpenAI, gateway: GatewayProcess) -> None:
+    (given,) = client.responses.input_items.list(ask(client, "a secret").id)
+    items = [{"type": "item_reference", "id": given.id}]
+    answer = post(gateway, items, headers={"x-openclaw-agent-id": "beta"})
+    assert (answer.status, answer.error["param"]) == (400, "input")
+    assert "'main'" in answer.error["message"]
+
+
+def test_a_few_references_cannot_stand_for_endless_text(client: OpenAI, gateway: GatewayProcess) -> None:
+    (given,) = client.responses.input_items.list(ask(client, "x" * 1_000_000).id)
+    answer = post(gateway, [{"type": "item_reference", "id": given.id}] * 50)
+    assert (answer.status, answer.error["param"]) == (400, "input")
+    assert "too large" in answer.error["message"]
+
+
 # --- retrieve, list, delete ---
 
 

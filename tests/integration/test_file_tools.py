@@ -341,6 +341,20 @@ def test_a_directory_is_listed(workspace: Path, call: Call) -> None:
     assert call("ls", path="link") == "[The directory is empty.]"
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "found"),
+    [
+        ("ls", {}, "[The directory is empty.]"),
+        ("find", {"pattern": "*"}, "Nothing found."),
+        ("grep", {"pattern": "x"}, "No matches."),
+    ],
+)
+def test_a_workspace_that_is_not_there_yet_is_empty(
+    tmp_path: Path, name: str, arguments: dict[str, Any], found: str
+) -> None:
+    assert found in TOOLS[name].function(context(tmp_path / "later"), arguments)
+
+
 def test_a_long_listing_is_cut(workspace: Path, call: Call) -> None:
     for number in range(5):
         (workspace / "notes" / f"{number}").touch()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import count
@@ -343,6 +345,35 @@ def test_runs_that_ended_make_room_for_others_the_first_to_end_first(runtime: Ru
         assert journal.size <= 400_000
 
     assert [journal.get(run.id) is run for run in runs] == [False, False, True, True, True]
+
+
+def test_what_is_kept_beside_the_events_counts_once_they_are_all_there(
+    runtime: Runtime, typist: Typist
+) -> None:
+    journal = journal_of(runtime, total_bytes=400_000)
+    live = begin(journal, "a | b", size=390_000)
+    first, second = begin(journal, "x", size=300_000), begin(journal, "x", size=300_000)
+    wait_until(lambda: ended(first) and ended(second) and journal.size <= 400_000)
+
+    assert [journal.get(run.id) is not None for run in (first, second)].count(True) == 1
+    goes_on(typist)
+    assert len(all_of(live)) > 1
+    wait_until(lambda: journal.size <= 400_000)
+    assert journal.get(live.id) is live
+
+
+def test_what_made_room_is_gone_from_memory_before_its_time(runtime: Runtime) -> None:
+    journal = journal_of(runtime, total_bytes=400_000)
+    first = weakref.ref(begin(journal, "x" * 300_000))
+    wait_until(lambda: (run := first()) is None or ended(run))
+    second = begin(journal, "y" * 300_000)
+    wait_until(lambda: ended(second))
+
+    def is_gone() -> bool:
+        gc.collect()
+        return first() is None
+
+    wait_until(is_gone)
 
 
 def test_all_together_stay_within_the_limit(runtime: Runtime) -> None:

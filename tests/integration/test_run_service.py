@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -65,6 +67,21 @@ from tests.scripted_provider import Garbage, Hang, Raw, Reply, ScriptedProvider,
 PNG = "iVBORw0KGgoAAAAA"
 
 # a run that works out
+
+
+def test_a_run_that_is_over_is_gone_at_once(runtime: Runtime, model: ScriptedProvider) -> None:
+    """What it was asked may be megabytes, and the garbage collector comes seldom."""
+    model.script(Reply(tool_calls=[call("read", {"path": "x"})]), Reply("done"))
+    run = ask(runtime, "hi")
+    gone = weakref.ref(run)
+    gc.collect()
+    gc.disable()
+    try:
+        answer(run)
+        del run
+        wait_until(lambda: gone() is None)
+    finally:
+        gc.enable()
 
 
 def test_an_answer_is_streamed_stored_and_counted(runtime: Runtime, model: ScriptedProvider) -> None:

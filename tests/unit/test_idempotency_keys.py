@@ -76,3 +76,11 @@ def test_everything_else_can(key: str) -> None:
 @given(st.text(min_size=1), st.text(min_size=1))
 def test_the_id_of_a_keys_run_follows_from_the_key(one: str, other: str) -> None:
     assert (run_id_of(one) == run_id_of(other)) == (one == other)
+
+
+def test_what_is_nested_too_deeply_to_be_compared_is_refused() -> None:
+    nested: Any = 1
+    for _ in range(1_000):
+        nested = {"a": nested}
+    with pytest.raises(InvalidRequest, match="nested too deeply"):
+        fingerprint_of({"unknown": nested}, {})

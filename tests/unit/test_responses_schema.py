@@ -231,6 +231,7 @@ def test_what_has_no_effect_is_named() -> None:
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"include": ["message.output_text.logprobs"]}, "include[0]"),
         ({"include": "x"}, "include"),
+        ({"include": [{"a": 1}]}, "include[0]"),
         ({"instructions": ["x"]}, "instructions"),
         ({"temperature": 3}, "temperature"),
         ({"max_output_tokens": 0}, "max_output_tokens"),

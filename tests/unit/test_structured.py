@@ -27,6 +27,13 @@ PERSON = {
 }
 
 
+def _nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(levels):
+        schema = {"not": schema}
+    return schema
+
+
 def by(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
 
@@ -333,3 +340,33 @@ def test_a_usual_answer_is_judged_in_no_time() -> None:
         assert value_fault(schema, value, CancelToken()) is None
         times.append(time.perf_counter() - began)
     assert min(times) < 0.02  # a process takes longer to begin
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {f"p{i}": {"pattern": f"[\\x00-\\U0010ffff]{i}"} for i in range(100)}},
+        {"const": _nested(60), "allOf": [{"$ref": "#/const" + "/not" * i} for i in range(60)]},
+        {"anyOf": [{}] * 2_600},
+        {"anyOf": [True] * 1_600},
+        {"required": [{"a": i} for i in range(800)]},
+        {"type": [name for i in range(900) for name in (i, str(i))]},
+        {"anyOf": [{"type": "x"}] * 400},
+    ],
+    ids=("patterns", "references", "objects", "truths", "not-names", "mixed", "faults"),
+)
+def test_no_schema_keeps_everybody_else_waiting(schema: Any) -> None:
+    began = time.thread_time()
+    schema_fault(schema)
+    assert time.thread_time() - began < 0.1
+
+
+def test_a_part_is_weighed_once_in_however_many_spellings_it_is_referred_to() -> None:
+    spelt = (
+        "".join(f"%{ord(c):02x}" if n >> i & 1 else c for i, c in enumerate("definitely")) for n in range(900)
+    )
+    parts = {"properties": {f"p{i}": {"type": "string"} for i in range(2_000)}}
+    schema = {"$defs": {"definitely": parts}, "anyOf": [{"$ref": f"#/$defs/{name}"} for name in spelt]}
+    began = time.thread_time()
+    value_fault(schema, {"a": 1}, CancelToken())
+    assert time.thread_time() - began < 0.3

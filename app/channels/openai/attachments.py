@@ -34,6 +34,8 @@ class Attachments:
 
     :param fetch: asks the web for images; None if that is not permitted.
     :param seconds: for all that is fetched together.
+    :param watched: held while something is fetched.
+    :param reading: held while a child process reads a file; by default the same.
     """
 
     def __init__(
@@ -43,11 +45,13 @@ class Attachments:
         *,
         seconds: float = 10.0,
         watched: Watched = lambda: nullcontext(CancelToken()),
+        reading: Watched | None = None,
     ) -> None:
         self._rules = rules
         self._fetch = fetch
         self._seconds = seconds
         self._watched = watched
+        self._reading = reading or watched
         self._images = 0
         self._files = 0
         self._bytes = 0
@@ -84,7 +88,7 @@ class Attachments:
         if self._files > MAX_FILES:
             raise invalid("messages", f"hold more than {MAX_FILES} files")
         try:
-            return file_text(value, where, self._watched)
+            return file_text(value, where, self._reading)
         except Cancelled as cancelled:
             raise RunAborted(cancelled.reason) from None
 

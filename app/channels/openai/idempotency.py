@@ -7,7 +7,6 @@ has the secret is the owner, so a key is the gateway's and not one of several ca
 
 from __future__ import annotations
 
-import json
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +21,7 @@ from ...runs.journal import Journal, JournaledRun
 from ...runs.outcomes import ending_of
 from ...sessions.records import INTERRUPTED, Run
 from ...sessions.store import Store
+from ...wire import canonical
 from .kept import Kept
 
 HEADER = "idempotency-key"
@@ -49,10 +49,16 @@ def key_of(headers: Mapping[str, str]) -> str | None:
 
 
 def fingerprint_of(body: JsonValue, headers: Mapping[str, str]) -> str:
-    """The same for requests that ask for the same, streamed or not."""
+    """The same for requests that ask for the same, streamed or not.
+
+    :raises InvalidRequest: the body is nested too deeply.
+    """
     asked = {k: v for k, v in body.items() if k not in _SHOWS_ONLY} if isinstance(body, dict) else body
     meant = {k: v for k, v in headers.items() if k.startswith("x-openclaw-") and k != "x-openclaw-events"}
-    return sha256(json.dumps([asked, meant], sort_keys=True).encode()).hexdigest()
+    try:
+        return sha256(canonical([asked, meant])).hexdigest()
+    except RecursionError:
+        raise InvalidRequest("The request body is nested too deeply to have an Idempotency-Key.") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +19,7 @@ from .images import ImageRules
 
 _LOOK = 0.25  # seconds between two looks whether the client is still there
 _LOOKUP = 5.0  # seconds for the address of a name
+_READERS = 2  # files that are read at the same time; a hostile one takes half a gigabyte
 
 
 class ImageSource:
@@ -31,6 +33,7 @@ class ImageSource:
         self._seconds = settings.timeout_ms / 1000
         resolve = bounded(system_resolver, executor.spawn, min(_LOOKUP, self._seconds))
         guard = Guard(settings.url_allowlist, resolve, only=bool(settings.url_allowlist))
+        self._readers = threading.Semaphore(_READERS)
         self._web = WebClient(guard, timeout=self._seconds, max_bytes=settings.max_bytes + 1)
 
     def attachments(self, client: ClientWatch) -> Attachments:
@@ -40,6 +43,7 @@ class ImageSource:
             self._fetch if self._settings.allow_url else None,
             seconds=self._seconds,
             watched=partial(self._watched, client),
+            reading=partial(self._reading, client),
         )
 
     def _fetch(self, url: str, cancel: CancelToken, seconds: float) -> bytes:
@@ -74,3 +78,14 @@ class ImageSource:
             yield cancel
         finally:
             over = True
+
+    @contextmanager
+    def _reading(self, client: ClientWatch) -> Iterator[CancelToken]:
+        """Waits until it is this client's turn."""
+        with self._watched(client) as cancel:
+            while not self._readers.acquire(timeout=_LOOK):
+                cancel.raise_if_cancelled()
+            try:
+                yield cancel
+            finally:
+                self._readers.release()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ....cancel import CancelReason
@@ -77,17 +77,30 @@ class Draft:
 
 
 @dataclass(slots=True)
+class _End:
+    """When a response was over, in Unix seconds, once it is.
+
+    Apart from the response: an answer that knew the response it is a part of would outlive both.
+    """
+
+    seconds: int = 0
+
+    def __call__(self) -> int:
+        return self.seconds
+
+
+@dataclass(slots=True)
 class Live:
     """A response that is being made.
 
     :ivar answer: as it now stands; its run's thread feeds it.
-    :ivar ended_at: Unix seconds, once it is over.
+    :ivar end: when it was over, once it is.
     :ivar deleted: it is to be forgotten as soon as it is over.
     """
 
     draft: Draft
     answer: Answer = field(init=False)
-    ended_at: int = 0
+    end: _End = field(default_factory=_End)
     over: threading.Event = field(default_factory=threading.Event)
     deleted: bool = False
 
@@ -96,7 +109,7 @@ class Live:
 
     def again(self) -> Answer:
         """The same answer from the beginning, for one who reads it as a stream."""
-        return self.draft.answer(lambda: self.ended_at)
+        return self.draft.answer(self.end)
 
 
 class Ledger:
@@ -119,7 +132,7 @@ class Ledger:
         if live is None:
             return
         if isinstance(event, TERMINAL):
-            live.ended_at = self._clock() // 1000
+            live.end.seconds = self._clock() // 1000
         for _ in live.answer.feed(event):
             pass
         if isinstance(event, TERMINAL):
@@ -194,14 +207,9 @@ class Ledger:
             raise _not_found(response_id)
         return _numbered(Draft.of(stored))
 
-    def item(self, item_id: str) -> Item | None:
-        """An item of a stored response's input or output."""
-        response_id = response_of_item(item_id)
-        if response_id is None or (stored := self._find(response_id)[1]) is None:
-            return None
-        output: Iterable[Item] = _object(stored.body).get("output", ())
-        items = (*_numbered(Draft.of(stored)), *output)
-        return next((item for item in items if item["id"] == item_id), None)
+    def references(self, limit: int) -> References:
+        """Finds the items that one request refers to, up to ``limit`` bytes of them."""
+        return References(lambda response_id: self._find(response_id)[1], limit)
 
     def cancel(self, response_id: str) -> dict[str, Any]:
         """Stop a stored response if it is being made; the response, which is then over.
@@ -225,7 +233,8 @@ class Ledger:
         if live is not None:
             live.deleted = True
             self._runs.cancel(response_id, CancelReason.USER)
-            live.over.wait(_PATIENCE)
+            if live.over.wait(_PATIENCE):  # it may have ended just before it was to be deleted
+                self._store.delete_response(response_id)
         else:
             self._store.delete_response(response_id)
 
@@ -251,8 +260,50 @@ class Ledger:
             if live.deleted:
                 self._store.delete_response(draft.id)
         finally:
+            live.draft = replace(draft, items=(), system="")  # the journal keeps it for a while
             del self._live[draft.id]
             live.over.set()
+
+
+class References:
+    """The items of stored responses that one request refers to. One thread.
+
+    :ivar agents: the ids of those whose responses they are.
+    """
+
+    def __init__(self, stored: Callable[[str], StoredResponse | None], limit: int) -> None:
+        self.agents: set[str] = set()
+        self._stored = stored
+        self._left = limit
+        self._known: dict[str, dict[str, Item]] = {}
+
+    def find(self, item_id: str) -> Item | None:
+        """An item of a stored response's input or output.
+
+        :raises InvalidRequest: together with those found before it is too much.
+        """
+        response_id = response_of_item(item_id)
+        if response_id is None:
+            return None
+        if response_id not in self._known:
+            self._known[response_id] = self._items(response_id)
+        item = self._known[response_id].get(item_id)
+        self._spend(len(dumps(item)))
+        return item
+
+    def _items(self, response_id: str) -> dict[str, Item]:
+        stored = self._stored(response_id)
+        if stored is None:
+            return {}
+        self.agents.add(stored.agent_id)
+        self._spend(len(stored.request) + len(stored.body or ""))
+        output: Iterable[Item] = _object(stored.body).get("output", ())
+        return {item["id"]: item for item in (*_numbered(Draft.of(stored)), *output)}
+
+    def _spend(self, count: int) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise InvalidRequest("The items that `input` refers to are too large together.", param="input")
 
 
 def no_predecessor(response_id: str) -> NotFound:

@@ -64,16 +64,24 @@ class Planner:
         self._strict_model = strict_model
         self._models = models
 
-    def plan(self, asked: ResponseRequest, headers: Mapping[str, str], now: int) -> Plan:
+    def plan(
+        self, asked: ResponseRequest, headers: Mapping[str, str], now: int, owners: Collection[str] = ()
+    ) -> Plan:
         """Open a response and say which run makes it; whoever does not start it has to abandon it.
 
         :param headers: names in lower case. :param now: Unix milliseconds.
+        :param owners: the agents whose items the request refers to.
         :raises InvalidRequest: what is asked does not go together.
         :raises NotFound: the agent or the response that it follows does not exist.
         """
         number = uuid.uuid4().hex
         place = self._place(asked, headers, number)
         route = place.route
+        if others := sorted(set(owners) - {route.agent_id}):
+            raise InvalidRequest(
+                f"`input` refers to items of agent {others[0]!r}, but {route.agent_id!r} is to answer.",
+                param="input",
+            )
         branch = Branch(route.session_key, str(uuid.uuid4()))
         own = "\n\n".join(text for text in (place.carried, asked.input.system) if text)
         draft = Draft(

@@ -153,8 +153,10 @@ def _refuse_unserved(body: JsonObject) -> None:
     if include is not None and not isinstance(include, list):
         raise invalid("include", "must be an array")
     for index, wanted in enumerate(include or ()):
+        if not isinstance(wanted, str):
+            raise invalid(f"include[{index}]", "must be a string")
         if wanted not in _INCLUDED:
-            raise unserved(f"include[{index}]", f"{str(wanted)[:100]!r} cannot be included.")
+            raise unserved(f"include[{index}]", f"{wanted[:100]!r} cannot be included.")
 
 
 def _parse_sampling(body: JsonObject) -> SamplingParams:

@@ -27,6 +27,7 @@ from .plan import Plan, Planner
 from .schema import ResponseRequest, parse_response_request
 
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+_REFERENCES = 2  # as many bytes as in a request's body: the responses referred to, and what of them is meant
 _RESUMED = b": resumed\n\n"
 # What is called otherwise in this API.
 _PARAMS = {"messages": "input", "response_format": "text.format"}
@@ -54,8 +55,9 @@ class Responses:
         body = read_json(self._http.max_body_bytes, self._http.body_timeout_seconds)
         try:
             attachments = self._images.attachments(ClientWatch(request.environ))
-            asked = parse_response_request(body, self._ledger.item, attachments)
-            plan = self._planner.plan(asked, _headers(), _now())
+            references = self._ledger.references(_REFERENCES * self._http.max_body_bytes)
+            asked = parse_response_request(body, references.find, attachments)
+            plan = self._planner.plan(asked, _headers(), _now(), references.agents)
             response = self._answer(asked, plan)
         except InvalidRequest as error:
             raise _in_these_terms(error) from None
@@ -116,7 +118,8 @@ class Responses:
 
     def _begin(self, asked: ResponseRequest, plan: Plan) -> Response:
         """Start a run that needs no client."""
-        run = self._runtime.journal.start(plan.request, plan.live, unattended=True)
+        size = len(dumps(plan.live.draft.echo))
+        run = self._runtime.journal.start(plan.request, plan.live, size=size, unattended=True)
         headers = run_headers(run, None, asked.ignored)
         if asked.stream:
             return self._stream_kept(run, plan.live, headers)
