@@ -63,7 +63,7 @@ class Feed:
             if live.over:
                 return
             live.over = ends
-            if self._hub.peers():
+            if self._hub.has_peers:
                 for frame in live.narrator.tell(event, self._clock()):
                     self._send(run.id, live, frame)
                 self._remember_delta(run.id, live)
@@ -120,6 +120,8 @@ class Feed:
 
     def _of(self, run: Run, *, ends: bool) -> _Live | None:
         """A run as it is told; None if its end was told and a tool of its speaks on."""
+        if (live := self._live.get(run.id)) is not None:  # no lock: this is asked for every delta
+            return live
         with self._lock:
             live = self._live.get(run.id)
             if live is None:

@@ -75,6 +75,11 @@ class Hub:
         self.backlog = Backlog(limits.all_buffered_bytes)
         self.closing = False
 
+    @property
+    def has_peers(self) -> bool:
+        """True if somebody has said hello and is still here. Takes no lock."""
+        return bool(self._peers)
+
     def peers(self) -> list[Peer]:
         """Everybody who has said hello and is still here."""
         with self._lock:
