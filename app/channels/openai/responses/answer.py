@@ -6,6 +6,7 @@ body of a response, its stream and a stream that somebody comes back to cannot d
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -168,7 +169,7 @@ class Answer:
         yield "response.output_item.done", {"output_index": index, "item": item}
 
 
-class _OpenItem:
+class _OpenItem(ABC):
     """An item of one part of text that is being written."""
 
     kind: str
@@ -207,20 +208,20 @@ class _OpenItem:
     def _text(self) -> str:
         return "".join(self._pieces)
 
-    def _item(self, status: str, parts: list[Item]) -> Item:
-        raise NotImplementedError
+    @abstractmethod
+    def _item(self, status: str, parts: list[Item]) -> Item: ...
 
-    def _part(self, text: str) -> Item:
-        raise NotImplementedError
+    @abstractmethod
+    def _part(self, text: str) -> Item: ...
 
-    def _part_event(self, what: str, text: str) -> WireEvent:
-        raise NotImplementedError
+    @abstractmethod
+    def _part_event(self, what: str, text: str) -> WireEvent: ...
 
-    def _delta(self, text: str) -> WireEvent:
-        raise NotImplementedError
+    @abstractmethod
+    def _delta(self, text: str) -> WireEvent: ...
 
-    def _done(self, text: str) -> WireEvent:
-        raise NotImplementedError
+    @abstractmethod
+    def _done(self, text: str) -> WireEvent: ...
 
 
 class _Message(_OpenItem):
