@@ -9,8 +9,13 @@ from app import GatewayError, create_app
 T = TypeVar("T")
 
 
-def native_thread() -> Callable[[Callable[[], T]], T] | None:
-    """Where green threads send blocking calls: one real thread, so that nobody else waits.
+# Real threads that take blocking calls. A thread takes the next call when its last result has reached the
+# event loop, which is in the loop's next round: with one thread, a busy loop would begin one run per round.
+_THREADS = 16
+
+
+def native_threads() -> Callable[[Callable[[], T]], T] | None:
+    """Where green threads send blocking calls, so that nobody else waits: real threads, one call at a time.
 
     None where the server did not patch the standard library: blocking is harmless there.
     """
@@ -19,11 +24,21 @@ def native_thread() -> Callable[[Callable[[], T]], T] | None:
         return None
     from gevent.threadpool import ThreadPool
 
-    return ThreadPool(1).apply  # type: ignore[no-any-return]
+    threads = ThreadPool(_THREADS)
+    lock = monkey.get_original("threading", "Lock")()
+
+    def offload(work: Callable[[], T]) -> T:
+        def alone() -> T:
+            with lock:
+                return work()
+
+        return threads.apply(alone)  # type: ignore[no-any-return]
+
+    return offload
 
 
 try:
-    app = create_app(offload=native_thread())
+    app = create_app(offload=native_threads())
 except GatewayError as error:
     # 4 tells gunicorn that the application cannot be loaded: it stops instead of trying again.
     print(f"openclaw: {error}", file=sys.stderr)

@@ -8,6 +8,7 @@ from ..cancel import CancelToken
 from ..errors import InvalidAnswer
 from ..log import get_logger
 from ..messages import AssistantMessage, FinishReason, Message, ToolCall, UserMessage
+from ..text import GrowingText
 from .arguments import clean_calls
 from .structured import OutputViolation, checked_output
 from .turn import TurnInput, TurnRecord
@@ -76,7 +77,7 @@ class Demands:
             return False
         said, wanted = record.partial, self._turn.params.response_format
         try:
-            record.pieces = [checked_output(wanted, said, self._cancel)]
+            record.written = GrowingText(checked_output(wanted, said, self._cancel))
         except OutputViolation as violation:
             fault = f"The answer is not valid: {violation}"
             self._object(record, _VIOLATION.format(violation), fault, "response_format")
@@ -84,8 +85,8 @@ class Demands:
         return False
 
     def _object(self, record: TurnRecord, told: str, fault: str, param: str) -> None:
-        said = (AssistantMessage(record.partial),) if record.pieces else ()
-        record.pieces = []  # nobody is to see it
+        said = (AssistantMessage(record.partial),) if record.written else ()
+        record.written = GrowingText()  # nobody is to see it
         if self.objection:
             raise InvalidAnswer(fault, param=param)
         _log.warning("run %s: %s It is asked again.", self._turn.run_id, fault)

@@ -13,6 +13,7 @@ from ..events import ContextCompacted, ProgressEvent, ReasoningDelta, TextDelta
 from ..log import get_logger
 from ..messages import AssistantMessage, FinishReason, Message, ToolCall, Usage, UserMessage
 from ..providers.base import ModelDone
+from ..text import GrowingText
 from ..tools.registry import ToolContext
 from .briefing import Briefing, summary_request
 from .calls import ToolRunner
@@ -122,7 +123,7 @@ class Turn:
     ) -> None:
         """Take note of the answer, and show what was held back of it."""
         if self._demands.structured and theirs:  # then the text is no JSON, and nobody has asked for it
-            self.record.pieces = []
+            self.record.written = GrowingText()
         self.record.client_calls = theirs
         self.record.finish_reason = "tool_calls" if theirs else "stop" if reason == "tool_calls" else reason
         self.record.last = None if stored else replace(message, text=self.record.partial)
@@ -179,13 +180,13 @@ class Turn:
         prefilled = bool(messages) and isinstance(messages[-1], AssistantMessage)
         demanded = self._input.client_tools.choice.required  # what it has to do it is told later
         explained = done.finish_reason != "stop" or self._input.params.stop or prefilled or demanded
-        return not (self.record.pieces or done.tool_calls or explained)
+        return not (self.record.written or done.tool_calls or explained)
 
     def _stream_message(self, nudge: str | None, *, with_tools: bool) -> ModelDone:
         try:
             done = self._stream_once(nudge, with_tools=with_tools)
         except ProviderError as error:
-            if error.reason is not ProviderReason.CONTEXT_OVERFLOW or self._overflowed or self.record.pieces:
+            if error.reason is not ProviderReason.CONTEXT_OVERFLOW or self._overflowed or self.record.written:
                 raise
             self._overflowed = True
             self._make_room()
@@ -221,12 +222,12 @@ class Turn:
         self._count(done.usage)
         return done
 
-    def _show(self, events: Iterator[TextDelta | ReasoningDelta]) -> None:
+    def _show(self, events: Sequence[TextDelta | ReasoningDelta]) -> None:
         for event in events:
             if isinstance(event, TextDelta):
-                if self.record.finished and not self.record.pieces and not self._demands.held:
+                if self.record.finished and not self.record.written and not self._demands.held:
                     self._emit(TextDelta(SEPARATOR))
-                self.record.pieces.append(event.text)
+                self.record.written.add(event.text)
                 if not self._demands.held:
                     self._emit(event)
             else:
@@ -234,17 +235,17 @@ class Turn:
 
     def _think_aloud(self, event: ReasoningDelta) -> None:
         if self.record.thoughts and not self._thinking:
-            self.record.thoughts.append(SEPARATOR)
+            self.record.thoughts.add(SEPARATOR)
             self._emit(ReasoningDelta(SEPARATOR))
         self._thinking = True
-        self.record.thoughts.append(event.text)
+        self.record.thoughts.add(event.text)
         self._emit(event)
 
     def _close_message(self) -> None:
         """The message is stored: what the model writes next is another one."""
-        if self.record.pieces and not self._demands.structured:
+        if self.record.written and not self._demands.structured:
             self.record.finished.append(self.record.partial)
-        self.record.pieces = []
+        self.record.written = GrowingText()
 
     def _count(self, usage: Usage | None) -> None:
         if usage is None:  # nobody can tell what it has cost

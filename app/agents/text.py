@@ -10,7 +10,7 @@ Marks in the middle of an answer are ordinary text.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ..events import ReasoningDelta, TextDelta
 
@@ -32,9 +32,23 @@ class ReplyFilter:
         self._closing: str | None = None
         self._wrapped = False
 
-    def feed(self, text: str) -> Iterator[TextDelta | ReasoningDelta]:
+    def feed(self, text: str) -> Sequence[TextDelta | ReasoningDelta]:
         """What can be shown now that the model has also written ``text``."""
         self._held += text
+        return [*self._head(), *self._body()] if self._in_head else self._body()
+
+    def finish(self) -> Sequence[TextDelta | ReasoningDelta]:
+        """What was held back and is, as it turned out, part of the message."""
+        rest, self._held = self._held, ""
+        if self._closing is not None:
+            return [ReasoningDelta(rest)] if rest else []
+        rest = rest.rstrip()
+        if self._wrapped:
+            rest = rest.removesuffix(_END_FINAL).rstrip()
+        return [TextDelta(rest)] if rest and not (self._in_head and rest == SILENT) else []
+
+    def _head(self) -> Iterator[ReasoningDelta]:
+        """The reasoning at the head, as far as it is certain."""
         while self._in_head:
             if self._closing is not None:
                 thought, done = self._split_thought(self._closing)
@@ -44,20 +58,6 @@ class ReplyFilter:
                     return
             elif not self._take_mark():
                 return
-        yield from self._body()
-
-    def finish(self) -> Iterator[TextDelta | ReasoningDelta]:
-        """What was held back and is, as it turned out, part of the message."""
-        rest, self._held = self._held, ""
-        if self._closing is not None:
-            if rest:
-                yield ReasoningDelta(rest)
-            return
-        rest = rest.rstrip()
-        if self._wrapped:
-            rest = rest.removesuffix(_END_FINAL).rstrip()
-        if rest and not (self._in_head and rest == SILENT):
-            yield TextDelta(rest)
 
     def _take_mark(self) -> bool:
         """Take one mark off the head; False if more text is needed to decide."""
@@ -87,14 +87,17 @@ class ReplyFilter:
         self._held = thought[len(thought) - keep :]
         return thought[: len(thought) - keep], False
 
-    def _body(self) -> Iterator[TextDelta]:
+    def _body(self) -> Sequence[TextDelta]:
         """Everything but white space, and the end of a wrapper, that may end the message."""
+        if self._in_head:
+            return ()
         certain = self._held.rstrip()
         if self._wrapped:
             certain = certain[: len(certain) - _overlap(certain, _END_FINAL)].rstrip()
-        if certain:
-            self._held = self._held[len(certain) :]
-            yield TextDelta(certain)
+        if not certain:
+            return ()
+        self._held = self._held[len(certain) :]
+        return (TextDelta(certain),)
 
 
 def _undecided(held: str) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..messages import AssistantMessage, FinishReason, Message, SamplingParams, ToolCall, Usage
 from ..sessions.records import ModelCall
+from ..text import GrowingText
 from ..tools.registry import ToolRegistry
 from .calls import Spawn
 from .client_tools import NO_CLIENT_TOOLS, ClientTools
@@ -92,8 +93,8 @@ class TurnRecord:
     """What a turn has come to so far; right at any moment, also when it is cut short.
 
     :ivar finished: the visible texts of the messages before the one being written.
-    :ivar pieces: the visible deltas of the message being written.
-    :ivar thoughts: what was shown of the model's reasoning, piece by piece.
+    :ivar written: the visible text of the message being written.
+    :ivar thoughts: what was shown of the model's reasoning.
     :ivar last: the finished answer, not yet stored; None while there is none, and where all of it
         is stored already.
     :ivar client_calls: what the caller is to do, if the answer asks for it.
@@ -102,8 +103,8 @@ class TurnRecord:
     """
 
     finished: list[str] = field(default_factory=list)
-    pieces: list[str] = field(default_factory=list)
-    thoughts: list[str] = field(default_factory=list)
+    written: GrowingText = field(default_factory=GrowingText)
+    thoughts: GrowingText = field(default_factory=GrowingText)
     usage: Usage = field(default_factory=Usage)
     cost: float | None = 0.0
     context_tokens: int = 0
@@ -116,9 +117,9 @@ class TurnRecord:
     @property
     def partial(self) -> str:
         """The visible text of the message being written."""
-        return "".join(self.pieces)
+        return str(self.written)
 
     @property
     def text(self) -> str:
         """All visible text of the turn, a blank line between messages."""
-        return SEPARATOR.join((*self.finished, *([self.partial] if self.pieces else ())))
+        return SEPARATOR.join((*self.finished, *([self.partial] if self.written else ())))

@@ -15,7 +15,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from http.client import HTTPException
@@ -45,6 +45,7 @@ from .base import CallTimeouts
 
 _READ_SIZE = 64 * 1024
 _BUFFER = 512
+_PIECE = 512  # bytes of a longer chunk that are waited for
 _END_SECONDS = 5.0
 _DRAIN_SECONDS = 0.2
 _DRAIN_BYTES = 16 * 1024
@@ -201,6 +202,7 @@ class HttpResponse:
         self.status = raw.status
         self.headers: Mapping[str, str] = raw.headers
         self._raw = raw
+        self._body = _body(raw)
         self._exchange = exchange
         self._timeouts = timeouts
         self._cancel = cancel
@@ -214,7 +216,7 @@ class HttpResponse:
         :raises Cancelled: soon after the call's token fires.
         """
         try:
-            data = self._raw.read1(_READ_SIZE)
+            data = next(self._body, b"")
         except _FAILURES as error:
             self._cancel.raise_if_cancelled()
             raise _body_error(error, self._provider) from None
@@ -245,11 +247,12 @@ class HttpResponse:
         left = _DRAIN_BYTES
         self._exchange.set_timeout(_DRAIN_SECONDS)
         with suppress(*_FAILURES):
-            while left > 0 and time.monotonic() < deadline and (data := self._raw.read1(_READ_SIZE)):
+            while left > 0 and time.monotonic() < deadline and (data := next(self._body, b"")):
                 left -= len(data)
 
     def close(self) -> None:
         """End the call. A body that was read to its end leaves its connection in the pool."""
+        self._body.close()
         self._raw.close()
         self._end()
 
@@ -399,6 +402,20 @@ class _Pool(HTTPConnectionPool):
 
 class _TlsPool(_Pool, HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
+
+
+def _body(raw: urllib3.BaseHTTPResponse) -> Generator[bytes]:
+    """The body as it comes, to its end. Must be closed if it is not read to its end."""
+    if (
+        raw.chunked
+    ):  # one generator for all of the body: each ``read1`` would cost more than its chunk is worth
+        return cast(Generator[bytes], raw.read_chunked(_PIECE, decode_content=True))
+    return _pieces(raw)
+
+
+def _pieces(raw: urllib3.BaseHTTPResponse) -> Generator[bytes]:
+    while data := raw.read1(_READ_SIZE):
+        yield data
 
 
 def _shut_down(descriptor: int) -> None:

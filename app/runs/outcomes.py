@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from typing import Final, cast
 
 from ..agents.turn import SEPARATOR
@@ -23,7 +24,7 @@ from ..sessions.records import INTERRUPTED, RunEnd, RunStart
 from ..sessions.records import Run as RunRecord
 from ..sessions.store import Store
 from .packing import UnreadableRequest, pack, unpack
-from .run import Run, RunRequest
+from .run import Listener, Run, RunRequest
 from .service import RunService
 
 _KEPT = 1_000
@@ -70,8 +71,11 @@ class Outcomes:
         self._followers: dict[str, list[Callable[[Outcome], None]]] = {}
         self._last_start = 0
 
-    def observe(self, run: Run, event: RunEvent) -> None:
-        """Take note of an event; called in the run's thread."""
+    def observe(self, run: Run) -> Listener:
+        """Listens to a run."""
+        return partial(self._hear, run)
+
+    def _hear(self, run: Run, event: RunEvent) -> None:
         if isinstance(event, RunStarted):
             with self._lock:
                 self._begun[run.id] = event.at

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -106,6 +106,7 @@ class Run:
         self.over = False
         self.started_at: int | None = None
         self._observers = observers
+        self._listeners: list[Listener] | None = None
         self._sink: Sink = self.stream if sink is None else sink
         self.token.on_cancel(self.stream.close)
         if request.detached:
@@ -117,17 +118,29 @@ class Run:
         self.publish(RunStarted(now))
 
     def publish(self, event: RunEvent) -> None:
-        """Show an event to all observers, then to whoever reads the run; the run's threads call this.
+        """Show an event to all who listen, then to whoever reads the run; the run's threads call this.
 
         Blocks while the stream is full.
         """
         self.over = self.over or isinstance(event, TERMINAL)
-        for observe in self._observers:
+        if self._listeners is None:  # the first event comes from the run's own thread
+            self._listeners = list(self._listening())
+        for hear in self._listeners:
             try:
-                observe(self, event)
+                hear(event)
             except Exception:  # the others, and the stream's reader, wait for the end all the same
                 _log.exception("an observer of run %s failed", self.id)
         self._sink.put(event)
+
+    def _listening(self) -> Iterator[Listener]:
+        for observe in self._observers:
+            try:
+                hear = observe(self)
+            except Exception:
+                _log.exception("an observer of run %s failed", self.id)
+            else:
+                if hear is not None:
+                    yield hear
 
     @property
     def agent_id(self) -> str:
@@ -159,5 +172,7 @@ class Run:
         return self.token.cancel(reason)
 
 
-# Called in the run's thread with each of its events, the terminal one last. Must be quick and must not raise.
-Observer: TypeAlias = Callable[[Run, RunEvent], None]
+# Called in the run's threads with each of its events, the terminal one last. Must be quick, must not raise.
+Listener: TypeAlias = Callable[[RunEvent], None]
+# Asked once for each run, before its first event: who is to hear of it, if anybody.
+Observer: TypeAlias = Callable[[Run], Listener | None]

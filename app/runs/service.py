@@ -161,7 +161,7 @@ class RunService:
         return self._limits.pending, of_all
 
     def observe(self, observer: Observer) -> Callable[[], None]:
-        """Show the events of all runs that start from now on to ``observer``, whoever asked for them.
+        """Ask ``observer`` who is to hear of each run that starts from now on, whoever asked for it.
 
         Returns a function that ends this for later runs.
         """
@@ -251,7 +251,7 @@ class RunService:
                 record.usage,
                 record.client_calls,
                 record.model_ref,
-                "".join(record.thoughts),
+                str(record.thoughts),
             )
         except Cancelled as cancelled:
             ending = attempt.cancelled(cancelled.reason)

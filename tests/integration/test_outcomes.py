@@ -60,7 +60,7 @@ def test_a_run_is_stored_before_it_is_acknowledged_and_acknowledged_before_it_be
     outcomes = outcomes_of(runtime)
     asked = request("hello")
     seen: list[object] = []
-    runtime.runs.observe(lambda run, event: seen.append(type(event).__name__))
+    runtime.runs.observe(lambda run: lambda event: seen.append(type(event).__name__))
 
     def acknowledge() -> None:
         seen.append([waiting.id for waiting in runtime.store.queued()])
@@ -270,7 +270,7 @@ def test_what_waits_when_the_gateway_stops_neither_begins_nor_ends_before_the_ne
     model.script(Reply("first answer", gate=gate), Reply("second answer"))
     before = start()
     outcomes, events = outcomes_of(before), list[tuple[str, str]]()
-    before.runs.observe(lambda run, event: events.append((run.id, type(event).__name__)))
+    before.runs.observe(lambda run: lambda event: events.append((run.id, type(event).__name__)))
     first, second = request("first"), request("second")
     start_run(outcomes, first)
     wait_until(lambda: len(model.requests) == 1)
@@ -299,7 +299,7 @@ def test_what_waits_for_a_model_when_the_gateway_stops_is_answered_by_the_next(
     model.script(Reply("first answer", gate=gate) if a_place_is_free else Hang(), Reply("second answer"))
     before = start(agents={"defaults": {"maxConcurrent": 1}})
     outcomes, events = outcomes_of(before), list[tuple[str, str]]()
-    before.runs.observe(lambda run, event: events.append((run.id, type(event).__name__)))
+    before.runs.observe(lambda run: lambda event: events.append((run.id, type(event).__name__)))
     first, second, third = request("first"), request("second", key="b"), request("third", key="b")
     start_run(outcomes, first)
     wait_until(lambda: len(model.requests) == 1)

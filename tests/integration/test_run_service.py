@@ -935,11 +935,12 @@ def test_a_run_ends_for_everybody_even_if_one_who_looks_on_fails(
 ) -> None:
     seen: list[str] = []
 
-    def fail(run: Run, event: RunEvent) -> None:
+    def fail(looked_at: Run | RunEvent) -> None:
         raise LookupError("it looks where nothing is")
 
     runtime.runs.observe(fail)
-    runtime.runs.observe(lambda run, event: seen.append(type(event).__name__))
+    runtime.runs.observe(lambda run: fail)
+    runtime.runs.observe(lambda run: lambda event: seen.append(type(event).__name__))
 
     assert answer(ask(runtime, "hi")).text == "echo: hi"
     assert seen[-1] == "RunCompleted"

@@ -341,7 +341,7 @@ def test_a_session_with_verbose_on_shows_its_tools_to_old_clients(
 
 def test_a_tool_that_speaks_after_the_end_of_its_run_speaks_to_nobody(gateway: Gateway) -> None:
     listener, runs = gateway.joined(), list[Run]()
-    gateway.runtime.runs.observe(lambda run, _: runs.append(run))
+    gateway.runtime.runs.observe(runs.append)
     gateway.ask(listener, "chat.send", sessionKey="late", message="hello", idempotencyKey="late-1")
     wait_until(lambda: _ends(listener))
     heard = len(listener.got)

@@ -11,7 +11,7 @@ from ...events import TERMINAL, ReasoningDelta, RunCompleted, RunEvent, RunFaile
 from ..client import ClientWatch
 from ..drain import Source, stream_events
 from .activity import Encode, with_tools
-from .chunks import DONE, Completion, error_event, fragments
+from .chunks import DONE, FRAGMENT, Completion, error_event, fragments
 
 
 def stream_run(
@@ -43,6 +43,8 @@ def error_of(event: TerminalEvent) -> GatewayError:
 
 def _encode(events: Sequence[RunEvent], completion: Completion) -> bytes:
     """The chunks for ``events``; text that piled up while the client was slow goes as one."""
+    if len(events) == 1 and isinstance(only := events[0], TextDelta) and len(only.text) <= FRAGMENT:
+        return completion.content(only.text)  # a word at a time: the rest would cost more than the chunk
     chunks: list[bytes] = []
     for kind, group in groupby(events, type):
         if kind is TextDelta:

@@ -22,6 +22,7 @@ from ...events import (
     ToolUpdated,
 )
 from ...messages import JsonValue, ToolCall
+from ...text import GrowingText
 from .history import arguments, called, stop_reason
 from .views import Json, present
 
@@ -63,8 +64,7 @@ class Narrator:
     def __init__(self, run_id: str, session_key: str, agent_id: str) -> None:
         self._common: Json = {"runId": run_id, "sessionKey": session_key, "agentId": agent_id}
         self._seq = 0
-        self._pieces: list[str] = []
-        self._length = 0
+        self._text = GrowingText()
         self._message_at = 0  # where in the text the message begins that the model is writing
         self._told = 0  # how much of the text the last delta had
         self._told_at = -DELTA_MILLISECONDS
@@ -75,9 +75,11 @@ class Narrator:
     @property
     def text(self) -> str:
         """All that was said so far."""
-        if len(self._pieces) > 1:
-            self._pieces = ["".join(self._pieces)]
-        return self._pieces[0] if self._pieces else ""
+        return str(self._text)
+
+    @property
+    def _length(self) -> int:
+        return len(self._text)
 
     @property
     def behind(self) -> bool:
@@ -94,7 +96,7 @@ class Narrator:
     def hear(self, event: RunEvent) -> None:
         """Take in the run's next event without a word: nobody is listening."""
         self._take(event)
-        self._streamed = self._length
+        self._streamed = len(self._text)
 
     def tell(self, event: RunEvent, now: int) -> Iterator[Frame]:
         """The frames for the run's next event, in the order to be sent.
@@ -125,15 +127,15 @@ class Narrator:
                 yield from self._end(event, now)
 
     def _take(self, event: RunEvent) -> None:
+        if isinstance(event, TextDelta):  # first: nothing else is so frequent
+            between = event.text == SEPARATOR and self._message_at == self._length
+            self._text.add(event.text)
+            if between:  # two messages, and part of neither
+                self._message_at = self._streamed = self._length
+            return
         match event:
             case RunStarted(at):
                 self._started_at = at
-            case TextDelta(text):
-                self._pieces.append(text)
-                between = text == SEPARATOR and self._message_at == self._length
-                self._length += len(text)
-                if between:  # two messages, and part of neither
-                    self._message_at = self._streamed = self._length
             case ToolStarted():
                 self._message_at = self._streamed = self._length
             case RunCompleted() | RunFailed() | RunCancelled():
@@ -175,7 +177,7 @@ class Narrator:
             shown = message(event.text, now, reason, event.tool_calls)
             yield self._chat("final", {"message": shown, "stopReason": reason})
         elif why := stopped_by(event):
-            said = message(self.text, now) if self._pieces else None
+            said = message(self.text, now) if self._length else None
             yield self._chat("aborted", present({"stopReason": why, "message": said}))
         elif isinstance(event, RunFailed):
             yield self._chat("error", {"errorMessage": event.error.message})

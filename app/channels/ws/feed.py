@@ -6,11 +6,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from ...errors import StoreError
-from ...events import TERMINAL, RunEvent
+from ...events import TERMINAL, RunEvent, TextDelta
 from ...runs.executor import Deadline, Executor
-from ...runs.run import Run
+from ...runs.run import Listener, Run
 from ...sessions.records import Added
 from ...sessions.store import Store
 from ...wire import dumps
@@ -53,26 +54,33 @@ class Feed:
         # run -> peer -> the session key as it wrote it
         self._spellings: OrderedDict[str, dict[str, str]] = OrderedDict()
 
-    def observe(self, run: Run, event: RunEvent) -> None:
-        """Tell one event of a run; called in the run's thread."""
-        ends = isinstance(event, TERMINAL)
-        live = self._of(run, ends=ends)
-        if live is None:
+    def observe(self, run: Run) -> Listener:
+        """Listens to a run, which is about to begin or to end."""
+        request = run.request
+        live = _Live(Narrator(run.id, request.session_key, request.agent_id), request.session_key)
+        with self._lock:
+            self._live[run.id] = live
+        return partial(self._hear, run.id, live)
+
+    def _hear(self, run_id: str, live: _Live, event: RunEvent) -> None:
+        if isinstance(event, TextDelta) and not self._hub.has_peers:
+            live.narrator.hear(event)  # no lock: one thread writes the answer, and nobody is told of it
             return
+        ends = isinstance(event, TERMINAL)
         with live.lock:
             if live.over:
                 return
             live.over = ends
             if self._hub.has_peers:
                 for frame in live.narrator.tell(event, self._clock()):
-                    self._send(run.id, live, frame)
-                self._remember_delta(run.id, live)
+                    self._send(run_id, live, frame)
+                self._remember_delta(run_id, live)
             else:
                 live.narrator.hear(event)
         if ends:
             with self._lock:
-                self._live.pop(run.id, None)
-                self._spellings.pop(run.id, None)
+                self._live.pop(run_id, None)
+                self._spellings.pop(run_id, None)
 
     def answers(self, run_id: str, peer: Peer, written: str | None) -> None:
         """Show a run's session key to ``peer`` as it has written it; to be said before the run starts.
@@ -117,20 +125,6 @@ class Feed:
                 with live.lock:
                     return run_id, live.narrator.text
         return None
-
-    def _of(self, run: Run, *, ends: bool) -> _Live | None:
-        """A run as it is told; None if its end was told and a tool of its speaks on."""
-        if (live := self._live.get(run.id)) is not None:  # no lock: this is asked for every delta
-            return live
-        with self._lock:
-            live = self._live.get(run.id)
-            if live is None:
-                if run.over and not ends:
-                    return None
-                request = run.request
-                narrator = Narrator(run.id, request.session_key, request.agent_id)
-                live = self._live[run.id] = _Live(narrator, request.session_key)
-            return live
 
     def _remember_delta(self, run_id: str, live: _Live) -> None:
         """A model that pauses must not keep from anybody what it has said. ``live`` is locked."""

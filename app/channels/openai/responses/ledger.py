@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from ....cancel import CancelReason
 from ....errors import GatewayError, InvalidRequest, NotFound
 from ....events import TERMINAL, RunEvent, RunFailed
 from ....messages import Message
-from ....runs.run import Run
+from ....runs.run import Listener, Run
 from ....runs.service import RunService
 from ....sessions.records import Branch, NewResponse, StoredResponse
 from ....sessions.store import Store
@@ -126,11 +127,12 @@ class Ledger:
         self._clock = clock
         self._live: dict[str, Live] = {}
 
-    def observe(self, run: Run, event: RunEvent) -> None:
-        """Let a response grow; called in the run's thread."""
+    def observe(self, run: Run) -> Listener | None:
+        """Listens to a run that a response is made of."""
         live = self._live.get(run.id)
-        if live is None:
-            return
+        return None if live is None else partial(self._grow, live)
+
+    def _grow(self, live: Live, event: RunEvent) -> None:
         if isinstance(event, TERMINAL):
             live.end.seconds = self._clock() // 1000
         for _ in live.answer.feed(event):
