@@ -67,13 +67,16 @@ def _plain_thoughts(thoughts: Thoughts) -> dict[str, JsonValue]:
 
 
 def _message(value: JsonValue) -> Message:
+    if not isinstance(value, dict):
+        raise UnreadableEntry("not an object")
+    # Compared by hand: a turn reads its whole conversation, and mapping patterns cost twice as much.
+    role, content, calls = value.get("role"), value.get("content"), value.get("tool_calls")
+    if role == "user" and isinstance(content, list):
+        return UserMessage(tuple(map(_part, content)))
+    if role == "assistant" and isinstance(content, str) and isinstance(calls, list):
+        thoughts = _thoughts(value["thoughts"]) if "thoughts" in value else None
+        return AssistantMessage(content, tuple(map(_call, calls)), thoughts)
     match value:
-        case {"role": "user", "content": [*parts]}:
-            return UserMessage(tuple(_part(part) for part in parts))
-        case {"role": "assistant", "content": str(text), "tool_calls": [*calls], "thoughts": thoughts}:
-            return AssistantMessage(text, tuple(_call(call) for call in calls), _thoughts(thoughts))
-        case {"role": "assistant", "content": str(text), "tool_calls": [*calls]}:
-            return AssistantMessage(text, tuple(_call(call) for call in calls))
         case {
             "role": "tool",
             "call_id": str(call_id),
@@ -86,9 +89,12 @@ def _message(value: JsonValue) -> Message:
 
 
 def _part(value: JsonValue) -> TextPart | ImagePart:
+    if not isinstance(value, dict):
+        raise UnreadableEntry("not a part")
+    text = value.get("text")
+    if value.get("type") == "text" and isinstance(text, str):
+        return TextPart(text)
     match value:
-        case {"type": "text", "text": str(text)}:
-            return TextPart(text)
         case {"type": "image", "mime": str(mime), "data": str(data), "detail": str(detail)}:
             return ImagePart(mime, data, detail)
         case {"type": "image", "mime": str(mime), "data": str(data)}:

@@ -1,6 +1,7 @@
 """Session keys: which conversation a request belongs to.
 
-A key that starts with ``agent:<id>:`` belongs to that agent; any other key belongs to none.
+A key that starts with ``agent:<id>:`` belongs to that agent; any other key belongs to none. One that goes on
+with ``caller:<namespace>:`` belongs to somebody whom the host application knows.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Collection
 from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
 
 from ..errors import InvalidRequest
 
@@ -18,8 +20,12 @@ ARCHIVED = "archived:"  # begins the key of a session whose own key was given to
 _HEADER = "x-openclaw-session-key"
 _RESERVED = ("subagent:", "cron:", "acp:", "hook:", ARCHIVED)
 _SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_RESPONSE = re.compile(rf"(?:{ARCHIVED}[^:]+:)?agent:[^:]+:openresponses:")
-_CONVERSATION = re.compile(rf"(?:{ARCHIVED}[^:]+:)?agent:[^:]+:conversation:")
+_PLACE = rf"(?:{ARCHIVED}[^:]+:)?agent:[^:]+:"
+_NAMESPACE = re.compile(rf"{_PLACE}caller:([^:]+):")
+_RESPONSE = re.compile(rf"{_PLACE}(?:caller:[^:]+:)?openresponses:")
+_CONVERSATION = re.compile(rf"{_PLACE}(?:caller:[^:]+:)?conversation:")
+_SAFE = re.compile(r"[a-z0-9._@-]")
+_ANY = "surrogatepass"
 _UNWANTED = ("Cc", "Cs")  # control characters; lone surrogates, which no database can hold
 
 
@@ -71,6 +77,36 @@ def conversation_key(agent_id: str, conversation_id: str) -> str:
 def is_conversation_key(key: str) -> bool:
     """True for what :func:`conversation_key` gives, also once it is archived."""
     return _CONVERSATION.match(key) is not None
+
+
+def namespaced(key: str, namespace: str) -> str:
+    """The session of this name that belongs to a namespace; ``key`` itself if it does already.
+
+    :param key: of an agent: ``agent:<id>:rest``. :param namespace: without colons.
+    """
+    if namespace_of(key) == namespace and not key.startswith(ARCHIVED):
+        return key
+    _, agent_id, rest = key.split(":", 2)
+    return f"agent:{agent_id}:caller:{namespace}:{rest}"
+
+
+def namespace_of(key: str) -> str:
+    """The namespace that a session belongs to, also once it is archived; "" for none."""
+    match = _NAMESPACE.match(key)
+    return match[1] if match else ""
+
+
+def namespace_for(name: str) -> str:
+    """A namespace as keys hold it: different names stay different, whoever lowers a key or splits it."""
+    return "".join(
+        char if _SAFE.fullmatch(char) else "".join(f"%{byte:02x}" for byte in char.encode(errors=_ANY))
+        for char in name
+    )
+
+
+def name_of(namespace: str) -> str:
+    """The name that :func:`namespace_for` was given."""
+    return unquote_to_bytes(namespace).decode(errors=_ANY)
 
 
 def sub_agent_key(agent_id: str, uuid: str) -> str:

@@ -16,6 +16,9 @@ INTERRUPTED = ("interrupted", "gateway_unavailable")
 
 UsageGroup: TypeAlias = Literal["day", "agent", "model", "session"]
 
+# What became of a run that wants a place in its session's lane; it is the run's turn once it is "held".
+Standing: TypeAlias = Literal["full", "waiting", "held"]
+
 
 @dataclass(frozen=True, slots=True)
 class NewEntry:
@@ -116,6 +119,7 @@ class RunStart:
 
     :ivar known: there may be a record of it already, from when it was queued or interrupted.
     :ivar fingerprint: of what was asked, if the asker may ask again under a key of its own.
+    :ivar worker: who has it; it is not begun once that one is taken for dead. "" if nobody keeps watch.
     """
 
     id: str
@@ -128,6 +132,7 @@ class RunStart:
     parent_key: str | None = None
     known: bool = True
     fingerprint: str | None = None
+    worker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +167,7 @@ class RunEnd:
     :ivar cost: in US dollars, None if the price is not known.
     :ivar context_tokens: size of the last prompt, 0 if nobody has counted.
     :ivar calls: every attempt, in order; recorded only if there is more to tell than one success.
+    :ivar worker: who ends it, which counts only while the run is theirs; "" for whoever may.
     """
 
     id: str
@@ -176,6 +182,7 @@ class RunEnd:
     cost: float | None = None
     context_tokens: int = 0
     calls: tuple[ModelCall, ...] = ()
+    worker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +206,7 @@ class Run:
     cost: float | None = None
     calls: tuple[ModelCall, ...] = ()
     fingerprint: str | None = None
+    worker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +244,7 @@ class NewResponse:
 
     :ivar request: what was asked, as JSON of the channel's own.
     :ivar parent_id: the response that it follows.
+    :ivar worker: who makes it, as in :class:`RunStart`.
     """
 
     id: str
@@ -243,6 +252,7 @@ class NewResponse:
     created_at: int
     request: str
     parent_id: str | None = None
+    worker: str = ""
 
 
 @dataclass(frozen=True, slots=True)

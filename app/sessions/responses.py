@@ -5,17 +5,29 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import NamedTuple
 
-from sqlalchemy import Connection, RowMapping, bindparam, delete, func, insert, literal, select, update
+from sqlalchemy import (
+    Connection,
+    RowMapping,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 
 from ..messages import Message
 from ..wire import clean
 from .keys import is_conversation_key, is_response_key
 from .records import Branch, NewResponse, StoredResponse
 from .rows import entry_of
-from .tables import is_live, is_open_response, messages, responses, runs, sessions
+from .tables import is_live, is_open, is_open_response, messages, responses, runs, sessions, workers
 
 _PLAIN = ("id", "agent_id", "created_at", "session_id", "last_seq", "request", "body")
 _FIND = select(responses).where(responses.c.id == bindparam("this_response"))
+_LOCK = _FIND.with_for_update()
 _CLAIM = (
     update(responses)
     .where(responses.c.id == bindparam("this_response"), responses.c.continued_by.is_(None))
@@ -49,6 +61,10 @@ _CLOSE = (
         session_id=func.coalesce(_SESSION_OF_RUN, responses.c.session_id),
         last_seq=_LAST_OF_RUN,
     )
+)
+_ABANDONED = _CLOSE.where(
+    responses.c.worker.not_in(select(workers.c.id)),
+    ~exists(select(runs.c.id).where(runs.c.id == responses.c.id, is_open)),
 )
 _FINISH = _CLOSE.where(responses.c.id == bindparam("this_response")).values(body=bindparam("new_body"))
 _OTHERS = select(func.count()).select_from(responses).where(responses.c.session_id == bindparam("of"))
@@ -92,6 +108,11 @@ def close_all_responses(db: Connection) -> None:
     db.execute(_CLOSE)
 
 
+def close_responses_of_the_dead(db: Connection) -> None:
+    """The same for those whose worker does not live and whose run is not waiting for another one."""
+    db.execute(_ABANDONED)
+
+
 def get_response(db: Connection, response_id: str) -> StoredResponse | None:
     """One response."""
     row = _found(db, response_id)
@@ -132,10 +153,10 @@ def _is_used(db: Connection, session_id: str) -> bool:
 
 def _follow(db: Connection, parent_id: str, new: NewResponse, branch: Branch) -> _Place | None:
     """A session that ends where the parent ends, and that nobody else goes on in."""
-    parent = _found(db, parent_id)
+    # Whoever comes first has it; SQLite lets one writer in at a time, others lock the row.
+    parent = db.execute(_LOCK, {"this_response": parent_id}).mappings().one_or_none()
     if parent is None or parent["last_seq"] is None:
         return None
-    # Whoever comes first has it; SQLite lets one writer in at a time, others lock the row.
     first = db.execute(_CLAIM, {"this_response": parent_id, "child": new.id}).rowcount > 0
     end = {"this_session": parent["session_id"], "at": parent["last_seq"]}
     session = db.execute(_IN_PLACE, end).mappings().one_or_none() if first else None

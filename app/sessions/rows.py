@@ -80,6 +80,7 @@ def run_row(run: RunStart) -> dict[str, Any]:
         "created_at": run.created_at,
         "status": "in_progress",
         "fingerprint": run.fingerprint,
+        "worker": run.worker,
     }
 
 

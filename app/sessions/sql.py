@@ -5,24 +5,30 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from types import ModuleType
+from typing import Any, TypeVar
 
 from sqlalchemy import (
-    Connection,
     Delete,
     RowMapping,
     Select,
     Update,
+    delete,
     func,
     select,
 )
-from sqlalchemy.sql.dml import ReturningUpdate
 
+from ..errors import StoreError
 from ..log import get_logger
 from ..messages import Message
 from ..wire import clean
+from . import lanes, pruning, transcripts, workers
+from .database import Database, Stored, twice_is_once
+from .keys import namespace_of
+from .pruning import Ages, Pruned
 from .records import (
     Added,
     Branch,
@@ -36,6 +42,7 @@ from .records import (
     RunStart,
     Session,
     SessionSettings,
+    Standing,
     StoredResponse,
     UsageQuery,
     UsageRow,
@@ -52,101 +59,103 @@ from .responses import (
 from .rows import (
     empty_session_row,
     entry_of,
-    message_row,
-    queued_row,
-    run_end,
     run_of,
-    run_row,
     session_of,
-    session_row,
     settings_text,
     usage_row_of,
 )
-from .sqlite import Database, open_database
+from .sqlite import Database as File
+from .sqlite import Offloaded, open_database
 from .statements import (
     ARCHIVE,
-    CLOSE_RUN,
     COMPACT,
     CONFIGURE,
-    CONTINUE,
     DELETE_SESSION,
     ENDS,
-    EXTEND,
-    HISTORY,
     INTERRUPT,
-    NEW_MESSAGES,
-    NEW_RUN,
-    NEW_SESSION,
-    NEWEST,
     OF_RUN,
-    QUEUE_AGAIN,
+    OPEN_RUNS,
+    OPEN_RUNS_OF_KEY,
     QUEUED,
     RUN,
     RUNS,
     RUNS_OF_KEY,
     SESSION,
-    SETTLE,
-    TAKE_OVER,
     list_of_sessions,
     sums_of_runs,
 )
 from .store import Offload, Store, Watcher
-from .tables import is_live, sessions
+from .tables import SCHEMA_VERSION, is_live, sessions
+from .tables import workers as living
 
 T = TypeVar("T")
 
 _log = get_logger("store")
 
 
-def open_store(directory: Path, *, offload: Offload | None = None, readonly: bool = False) -> Store:
-    """Open the store in ``directory``, in the calling thread; later calls go through ``offload``.
+def open_store(place: Path | str, *, offload: Offload | None = None, readonly: bool = False) -> Store:
+    """Open the store in a directory, or, by its URL, in a Postgres database.
 
-    The default offload runs each call where it is made, one at a time. A writer creates
-    what is missing, keeps other writers out until it is closed, and marks as failed
-    ("interrupted") the runs that a dead process left open. A reader may look on while a
-    writer works.
+    A directory: in the calling thread; later calls go through ``offload``. The default offload runs
+    each call where it is made, one at a time. A writer creates what is missing, keeps other writers
+    out until it is closed, and marks as failed ("interrupted") the runs that a dead process left open.
+    A reader may look on while a writer works.
+
+    A URL: nothing is connected yet. The first call that gets through creates what is missing; until
+    then every call is a StoreUnavailable at once. Any number of processes may share the database.
 
     :raises StoreError: another gateway is writing here, the file cannot be used, or, to a
-        reader, there is none yet.
+        reader, there is none yet; the URL cannot be used.
     """
-    database = open_database(directory, readonly=readonly)
-    store = _SqlStore(database, offload or _one_at_a_time())
+    if isinstance(place, str):
+        return _SqlStore(_postgres().open_postgres(place, readonly=readonly))
+    database = open_database(place, readonly=readonly)
     if not readonly:
         with ExitStack() as on_failure:
             on_failure.callback(database.close)
             _fail_interrupted(database, time.time_ns() // 1_000_000)
             on_failure.pop_all()
-    return store
+    return _SqlStore(Offloaded(database, offload or _one_at_a_time()))
 
 
-class _Place(NamedTuple):
-    """Where in which session entries were added; ``first`` is 0 if there were none."""
+def migrate_database(url: str) -> tuple[int, int]:
+    """Bring a Postgres database up to date: from which version, 0 for an empty one, to which.
 
-    key: str
-    agent_id: str
-    first: int
+    :raises StoreError: it cannot be reached, a newer version has made it, or the URL cannot be used.
+    """
+    with closing(_postgres().open_postgres(url)) as database:
+        return database.upgrade(), SCHEMA_VERSION
+
+
+def _postgres() -> ModuleType:
+    """The module for Postgres; not everybody has the driver that it needs."""
+    try:
+        return import_module(".postgres", __package__)
+    except ModuleNotFoundError:
+        raise StoreError(
+            "A database needs the package psycopg: pip install 'openclaw-gateway[postgres]'"
+        ) from None
 
 
 class _SqlStore:
     """:class:`Store` on one database."""
 
-    def __init__(self, database: Database, offload: Offload) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._offload = offload
         self._watchers: tuple[Watcher, ...] = ()
 
     def load(self, key: str) -> Loaded:
-        return self._transaction(lambda db: _load(db, key, whole=False))
+        return self._database.read(lambda db: transcripts.load(db, key, whole=False))
 
     def session(self, key: str) -> Session | None:
         rows = self._rows(SESSION, {"this_key": key})
         return session_of(rows[0]) if rows else None
 
     def transcript(self, key: str) -> Loaded:
-        return self._transaction(lambda db: _load(db, key, whole=True))
+        return self._database.read(lambda db: transcripts.load(db, key, whole=True))
 
     def newest(self, key: str, limit: int) -> Loaded:
-        return self._transaction(lambda db: _load_newest(db, key, limit))
+        return self._database.read(lambda db: transcripts.load_newest(db, key, limit))
 
     def ends(self, session_ids: Collection[str]) -> dict[str, tuple[Entry, ...]]:
         found: dict[str, tuple[Entry, ...]] = {}
@@ -161,45 +170,69 @@ class _SqlStore:
         if session_id is None:
             return []
         values = {"this_session": session_id, "first": 1, "this_run": run.id}
-        rows = self._transaction(lambda db: db.execute(OF_RUN, values).all())
+        rows = self._database.read(lambda db: db.execute(OF_RUN, values).all())
         return [entry for row in rows if (entry := entry_of(session_id, *row))]
 
     def enqueue(self, run: RunStart, request: str) -> None:
-        self._transaction(lambda db: _enqueue(db, run, request))
+        self._database.write(lambda db: transcripts.enqueue(db, run, request), twice_is_once)
 
     def queued(self) -> list[QueuedRun]:
         return [QueuedRun(row["id"], row["request"] or "") for row in self._rows(QUEUED, {})]
 
+    def adopt(self, worker: str) -> list[QueuedRun]:
+        return self._database.write(
+            lambda db: workers.adopt(db, worker), lambda db, runs: workers.are_adopted(db, worker, runs)
+        )
+
     def begin(self, run: RunStart, messages: Sequence[Message]) -> int:
         entries = [NewEntry(message) for message in messages]
-        first = self._transaction(lambda db: _begin(db, run, entries))
-        self._tell(_Place(run.session_key, run.agent_id, first), run.id, entries, run.created_at)
+        first = self._database.write(
+            lambda db: transcripts.begin(db, run, entries),
+            lambda db, first: transcripts.is_begun(db, run, first, len(entries)),
+        )
+        self._tell(transcripts.Place(run.session_key, run.agent_id, first), run.id, entries, run.created_at)
         return first
 
-    def append(self, session_id: str | None, run_id: str, entries: Sequence[NewEntry], now: int) -> int:
+    def append(
+        self, session_id: str | None, run_id: str, entries: Sequence[NewEntry], now: int, worker: str = ""
+    ) -> int:
         if session_id is None or not entries:
             return 0
-        place = self._transaction(lambda db: _extend(db, EXTEND, {}, session_id, run_id, entries, now))
+        count = len(entries)
+        place = self._database.write(
+            lambda db: transcripts.append(db, session_id, run_id, entries, now, worker),
+            lambda db, place: (
+                place is None or transcripts.is_appended(db, session_id, run_id, place.first, count)
+            ),
+        )
         self._tell(place, run_id, entries, now)
         return place.first if place else 0
 
-    def finish(self, end: RunEnd, entries: Sequence[NewEntry]) -> None:
-        place = self._transaction(lambda db: _finish(db, end, entries))
-        self._tell(place, end.id, entries, end.ended_at)
-
-    def compact(self, session_id: str, summary: str, kept_from: int, now: int) -> bool:
-        return self._changes(
-            COMPACT,
-            {"this_session": session_id, "new_summary": clean(summary), "first": kept_from, "now": now},
+    def finish(self, end: RunEnd, entries: Sequence[NewEntry]) -> bool:
+        counts, place = self._database.write(
+            lambda db: transcripts.finish(db, end, entries), lambda db, _: transcripts.is_finished(db, end)
         )
+        self._tell(place, end.id, entries, end.ended_at)
+        return counts
+
+    def compact(
+        self, session_id: str, summary: str, kept_from: int, now: int, run_id: str = "", worker: str = ""
+    ) -> bool:
+        values = {"this_session": session_id, "new_summary": clean(summary), "first": kept_from, "now": now}
+        if not run_id:
+            return self._changes(COMPACT, values)
+        run = {"this_run": run_id, "this_worker": worker}
+        return self._database.write(lambda db: transcripts.compact(db, values | run))
 
     def create(self, key: str, session_id: str, agent_id: str, now: int) -> bool:
         row = empty_session_row(key, session_id, agent_id, now)
-        return self._transaction(lambda db: _create(db, row))
+        return self._database.write(
+            lambda db: transcripts.create(db, row), lambda db, made: made and transcripts.is_created(db, row)
+        )
 
     def configure(self, key: str, settings: SessionSettings, now: int) -> bool:
         return self._changes(
-            CONFIGURE, {"this_key": key, "new_settings": settings_text(settings), "now": now}
+            CONFIGURE, {"this_key": key, "new_settings": settings_text(settings), "now": now}, twice_is_once
         )
 
     def archive(self, key: str, now: int) -> bool:
@@ -213,6 +246,42 @@ class _SqlStore:
         statement = RUNS if session_key is None else RUNS_OF_KEY
         return [run_of(row) for row in self._rows(statement, {"this_key": session_key, "at_most": limit})]
 
+    def open_runs(self, session_key: str | None = None) -> list[Run]:
+        statement = OPEN_RUNS if session_key is None else OPEN_RUNS_OF_KEY
+        return [run_of(row) for row in self._rows(statement, {"this_key": session_key})]
+
+    def ask_cancel(self, run_id: str, reason: str) -> bool:
+        return self._database.write(lambda db: workers.ask_cancel(db, run_id, reason), twice_is_once)
+
+    def cancels(self, worker: str) -> dict[str, str]:
+        return self._database.read(lambda db: workers.cancels(db, worker))
+
+    def join(self, worker: str, name: str, seconds: float) -> None:
+        self._database.write(lambda db: workers.join(db, worker, name, seconds), twice_is_once)
+
+    def beat(self, worker: str, seconds: float) -> bool:
+        return self._database.write(lambda db: workers.beat(db, worker, seconds), twice_is_once)
+
+    def quit(self, worker: str) -> None:
+        self._database.write(lambda db: workers.quit_work(db, worker), twice_is_once)
+
+    def others(self, worker: str) -> list[str]:
+        return self._database.read(lambda db: workers.others(db, worker))
+
+    def sweep(self, now: int) -> list[Run]:
+        return self._database.write(lambda db: workers.sweep(db, now), workers.are_swept)
+
+    def enter_lane(self, key: str, run_id: str, worker: str, limit: int) -> Standing:
+        return self._database.write(
+            lambda db: lanes.enter_lane(db, key, run_id, worker, limit), twice_is_once
+        )
+
+    def take_lane(self, run_id: str) -> bool:
+        return self._database.write(lambda db: lanes.take_lane(db, run_id), twice_is_once)
+
+    def leave_lane(self, run_id: str) -> None:
+        self._database.write(lambda db: lanes.leave_lane(db, run_id), twice_is_once)
+
     def list_sessions(
         self,
         agent_id: str | None,
@@ -221,9 +290,11 @@ class _SqlStore:
         *,
         archived: bool = False,
         parent_key: str | None = None,
+        namespace: str | None = None,
     ) -> list[Session]:
-        statement = list_of_sessions(agent_id, parent_key, archived=archived)
-        return [session_of(row) for row in self._rows(statement, {"at_most": limit, "skip": offset})]
+        statement = list_of_sessions(agent_id, parent_key, namespace, archived=archived)
+        listed = [session_of(row) for row in self._rows(statement, {"at_most": limit, "skip": offset})]
+        return [one for one in listed if namespace is None or namespace_of(one.key) == namespace]
 
     def count_sessions(self, agent_id: str | None = None) -> int:
         statement = select(func.count().label("number")).select_from(sessions).where(is_live)
@@ -238,30 +309,41 @@ class _SqlStore:
         return self._changes(DELETE_SESSION, {"this_key": key})
 
     def open_response(self, new: NewResponse, branch: Branch) -> str | None:
-        return self._transaction(lambda db: open_response(db, new, branch))
+        return self._database.write(lambda db: open_response(db, new, branch))
 
     def abandon_response(self, response_id: str, branch: Branch) -> None:
-        self._transaction(lambda db: abandon_response(db, response_id, branch))
+        self._database.write(lambda db: abandon_response(db, response_id, branch), twice_is_once)
 
     def close_response(self, response_id: str, body: str) -> None:
-        self._transaction(lambda db: close_response(db, response_id, body))
+        self._database.write(lambda db: close_response(db, response_id, body), twice_is_once)
 
     def get_response(self, response_id: str) -> StoredResponse | None:
-        return self._transaction(lambda db: get_response(db, response_id))
+        return self._database.read(lambda db: get_response(db, response_id))
 
     def response_messages(self, response_id: str) -> list[Message] | None:
-        return self._transaction(lambda db: response_messages(db, response_id))
+        return self._database.read(lambda db: response_messages(db, response_id))
 
     def delete_response(self, response_id: str) -> bool:
-        return self._transaction(lambda db: delete_response(db, response_id))
+        return self._database.write(lambda db: delete_response(db, response_id))
+
+    def count_old(self, ages: Ages) -> Pruned:
+        return self._database.read(lambda db: pruning.count_old(db, ages))
+
+    def prune(self, ages: Ages, limit: int) -> Pruned:
+        return self._database.write(lambda db: pruning.prune(db, ages, limit), twice_is_once)
 
     def watch(self, watcher: Watcher) -> None:
         self._watchers = (*self._watchers, watcher)
 
-    def close(self) -> None:
-        self._offload(self._database.close)
+    def check(self) -> None:
+        self._database.check()
 
-    def _tell(self, place: _Place | None, run_id: str, entries: Sequence[NewEntry], now: int) -> None:
+    def close(self) -> None:
+        self._database.close()
+
+    def _tell(
+        self, place: transcripts.Place | None, run_id: str, entries: Sequence[NewEntry], now: int
+    ) -> None:
         if not (self._watchers and place and place.first):
             return
         stored = tuple(
@@ -275,18 +357,13 @@ class _SqlStore:
                 _log.exception("a watcher of the store failed")
 
     def _rows(self, statement: Select[Any], values: dict[str, Any]) -> Sequence[RowMapping]:
-        return self._transaction(lambda db: db.execute(statement, values).mappings().all())
+        return self._database.read(lambda db: db.execute(statement, values).mappings().all())
 
-    def _changes(self, statement: Update | Delete, values: dict[str, Any]) -> bool:
+    def _changes(
+        self, statement: Update | Delete, values: dict[str, Any], stored: Stored[bool] | None = None
+    ) -> bool:
         """Whether there was a row to change."""
-        return self._transaction(lambda db: db.execute(statement, values).rowcount > 0)
-
-    def _transaction(self, work: Callable[[Connection], T]) -> T:
-        def run() -> T:
-            with self._database.transaction() as db:
-                return work(db)
-
-        return self._offload(run)
+        return self._database.write(lambda db: db.execute(statement, values).rowcount > 0, stored)
 
 
 def _one_at_a_time() -> Offload:
@@ -299,106 +376,10 @@ def _one_at_a_time() -> Offload:
     return run
 
 
-def _fail_interrupted(database: Database, now: int) -> None:
+def _fail_interrupted(database: File, now: int) -> None:
     with database.transaction() as db:
+        db.execute(delete(living))
         count = db.execute(INTERRUPT, {"now": now}).rowcount
         close_all_responses(db)
     if count:
         _log.warning("%d runs were interrupted by the end of an earlier process", count)
-
-
-def _load(db: Connection, key: str, *, whole: bool) -> Loaded:
-    row = db.execute(SESSION, {"this_key": key}).mappings().one_or_none()
-    if row is None:
-        return Loaded(None, ())
-    session = session_of(row)
-    first = 1 if whole else session.kept_from
-    rows = db.execute(HISTORY, {"this_session": session.id, "first": first})
-    return Loaded(session, tuple(entry for row in rows if (entry := entry_of(session.id, *row))))
-
-
-def _load_newest(db: Connection, key: str, limit: int) -> Loaded:
-    row = db.execute(SESSION, {"this_key": key}).mappings().one_or_none()
-    if row is None:
-        return Loaded(None, ())
-    session = session_of(row)
-    rows = db.execute(NEWEST, {"this_session": session.id, "first": 1, "at_most": limit}).all()
-    return Loaded(session, tuple(entry for row in reversed(rows) if (entry := entry_of(session.id, *row))))
-
-
-def _create(db: Connection, row: dict[str, Any]) -> bool:
-    if db.execute(SESSION, {"this_key": row["key"]}).first() is not None:
-        return False
-    db.execute(NEW_SESSION, row)
-    return True
-
-
-def _begin(db: Connection, run: RunStart, entries: Sequence[NewEntry]) -> int:
-    first = 0 if run.session_id is None else _open(db, run, run.session_id, entries)
-    if not (run.known and _take_over(db, run)):
-        db.execute(NEW_RUN, run_row(run))
-    return first
-
-
-def _take_over(db: Connection, run: RunStart) -> bool:
-    """Go on with the record of a run that was queued or interrupted; False if there is none."""
-    taken = {"new_session_id": run.session_id, "new_channel": run.channel, "new_model": run.model}
-    return db.execute(TAKE_OVER, {"this_run": run.id, **taken}).rowcount > 0
-
-
-def _enqueue(db: Connection, run: RunStart, request: str) -> None:
-    if not db.execute(QUEUE_AGAIN, {"this_run": run.id, "new_request": request}).rowcount:
-        db.execute(NEW_RUN, queued_row(run, request))
-
-
-def _open(db: Connection, run: RunStart, session_id: str, entries: Sequence[NewEntry]) -> int:
-    """Go on with a session, or begin it; the ``seq`` of the first entry."""
-    now = run.created_at
-    place = _extend(db, CONTINUE, {"this_key": run.session_key}, session_id, run.id, entries, now)
-    if place is not None:
-        return place.first
-    db.execute(NEW_SESSION, session_row(run, session_id, len(entries)))
-    return _insert(db, session_id, run.id, entries, now, first=1)
-
-
-def _finish(db: Connection, end: RunEnd, entries: Sequence[NewEntry]) -> _Place | None:
-    changes = {f"new_{name}": value for name, value in run_end(end).items()}
-    closed = db.execute(CLOSE_RUN, {"this_run": end.id, **changes}).one_or_none()
-    if closed is not None and closed.session_id is not None:
-        more = {
-            "more_input": end.usage.input,
-            "more_output": end.usage.output,
-            "more_cost": end.cost or 0.0,
-            "last_context": end.context_tokens or None,
-            "last_model": end.model,
-        }
-        return _extend(db, SETTLE, more, closed.session_id, end.id, entries, end.ended_at)
-    return None
-
-
-def _extend(
-    db: Connection,
-    statement: ReturningUpdate[Any],
-    values: dict[str, Any],
-    session_id: str,
-    run_id: str,
-    entries: Sequence[NewEntry],
-    now: int,
-) -> _Place | None:
-    """Add entries to a session; None if there is no such session."""
-    common = {"this_session": session_id, "now": now, "added": len(entries)}
-    row = db.execute(statement, common | values).one_or_none()
-    if row is None:
-        return None
-    first = row.message_count - len(entries) + 1
-    return _Place(row.key, row.agent_id, _insert(db, session_id, run_id, entries, now, first=first))
-
-
-def _insert(
-    db: Connection, session_id: str, run_id: str, entries: Sequence[NewEntry], now: int, *, first: int
-) -> int:
-    rows = [message_row(session_id, run_id, now, *numbered) for numbered in enumerate(entries, first)]
-    if not rows:
-        return 0
-    db.execute(NEW_MESSAGES, rows)
-    return first

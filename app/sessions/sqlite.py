@@ -9,16 +9,22 @@ import errno
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from itertools import chain
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from sqlalchemy import Connection, StaticPool, create_engine
+from sqlalchemy import Connection, StaticPool, create_engine, select
 from sqlalchemy.exc import DBAPIError, ResourceClosedError, SQLAlchemyError
 
 from ..errors import StoreError
-from .tables import SCHEMA_VERSION, UPGRADES, metadata
+from .beacon import seen
+from .database import Stored
+from .store import Offload
+from .tables import SCHEMA_VERSION, metadata, steps_from
+
+T = TypeVar("T")
 
 FILE_NAME = "gateway.sqlite3"
 LOCK_NAME = "gateway.lock"
@@ -74,6 +80,35 @@ class Database:
         self._resources.close()
 
 
+class Offloaded:
+    """:class:`~.database.Database` of one file; every call runs where ``offload`` runs it, one at a time."""
+
+    def __init__(self, database: Database, offload: Offload) -> None:
+        self._database = database
+        self._offload = offload
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """See :meth:`~.database.Database.read`."""
+        return self.write(work)
+
+    def write(self, work: Callable[[Connection], T], stored: Stored[T] | None = None) -> T:  # noqa: ARG002
+        """See :meth:`~.database.Database.write`; no commit gets lost here."""
+
+        def run() -> T:
+            with self._database.transaction() as db:
+                return work(db)
+
+        return self._offload(run)
+
+    def check(self) -> None:
+        """See :meth:`~.database.Database.check`."""
+        self.read(lambda db: db.execute(select(1)))
+
+    def close(self) -> None:
+        """See :meth:`~.database.Database.close`."""
+        self._offload(self._database.close)
+
+
 def open_database(directory: Path, *, readonly: bool) -> Database:
     """Open the file in ``directory``; unless ``readonly``, create and lock it too.
 
@@ -89,6 +124,19 @@ def open_database(directory: Path, *, readonly: bool) -> Database:
     except BaseException:
         resources.close()
         raise
+
+
+@contextmanager
+def hold(directory: Path) -> Iterator[None]:
+    """Keep every gateway away from the state in ``directory``.
+
+    :raises StoreError: one is using it, or the directory cannot be used.
+    """
+    with ExitStack() as resources:
+        with _explained():
+            _create_files(directory)
+            resources.enter_context(_locked(directory / LOCK_NAME))
+        yield
 
 
 def _open(directory: Path, readonly: bool, resources: ExitStack) -> Database:
@@ -124,8 +172,14 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StoreError("Another gateway is using this state directory.") from None
+            raise StoreError(_in_use(path.parent)) from None
         yield
+
+
+def _in_use(directory: Path) -> str:
+    beacon = seen(directory)
+    place = f" It is {beacon}." if beacon else ""
+    return f"Another gateway is using this state directory.{place}"
 
 
 def _connect(file: Path, readonly: bool) -> sqlite3.Connection:
@@ -140,7 +194,7 @@ def _connect(file: Path, readonly: bool) -> sqlite3.Connection:
         check_same_thread=False,  # the caller serialises, in whatever thread it likes
     )
     # A flipped byte in one text must not make the whole row set unreadable.
-    raw.text_factory = lambda data: data.decode(errors="replace")
+    raw.text_factory = partial(str, encoding="utf-8", errors="replace")
     return raw
 
 
@@ -169,7 +223,7 @@ def _bring_up_to_date(database: Database, version: int) -> None:
         if version == 0:
             metadata.create_all(db)
         else:
-            for step in chain.from_iterable(UPGRADES[n] for n in range(version + 1, SCHEMA_VERSION + 1)):
+            for step in steps_from(version):
                 db.exec_driver_sql(step)
         db.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
 

@@ -12,6 +12,7 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
+    exists,
     func,
     insert,
     literal_column,
@@ -19,10 +20,12 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.dml import ReturningInsert
 
 from .keys import ARCHIVED
 from .records import INTERRUPTED, UsageQuery
-from .tables import is_live, is_open, is_queued, messages, runs, sessions
+from .tables import Words, is_live, is_open, is_queued, messages, runs, sessions
 
 SESSION = select(sessions).where(sessions.c.key == bindparam("this_key"))
 HISTORY = (
@@ -41,7 +44,13 @@ ENDS = (
     )
     .order_by(messages.c.session_id, messages.c.seq)
 )
+LOCK_SESSION = select(sessions.c.id).where(sessions.c.id == bindparam("this_session")).with_for_update()
 NEW_SESSION = insert(sessions)
+# The same unless there is one of its id or key: then no row comes back. For each database's dialect.
+UNUSED_SESSION: dict[str, ReturningInsert[Any]] = {
+    "sqlite": sqlite.insert(sessions).on_conflict_do_nothing().returning(sessions.c.id),
+    "postgresql": postgresql.insert(sessions).on_conflict_do_nothing().returning(sessions.c.id),
+}
 NEW_RUN = insert(runs)
 NEW_MESSAGES = insert(messages)
 EXTEND = (  # also takes the row lock that keeps two writers from giving out one seq twice
@@ -50,6 +59,15 @@ EXTEND = (  # also takes the row lock that keeps two writers from giving out one
     .values(updated_at=bindparam("now"), message_count=sessions.c.message_count + bindparam("added"))
     .returning(sessions.c.message_count, sessions.c.key, sessions.c.agent_id)
 )
+# Of one run: nothing unless it is open, and until the transaction ends nobody else can close it.
+_IS_THEIRS = or_(bindparam("this_worker", type_=Words()) == "", runs.c.worker == bindparam("this_worker"))
+_HELD_OPEN = exists(
+    select(runs.c.id)
+    .where(runs.c.id == bindparam("this_run"), is_open, _IS_THEIRS)
+    .with_for_update(key_share=True)
+)
+OPEN_RUN = select(_HELD_OPEN)
+APPEND = EXTEND.where(_HELD_OPEN)
 CONTINUE = EXTEND.where(sessions.c.key == bindparam("this_key"), is_live).values(active_at=bindparam("now"))
 SETTLE = EXTEND.values(
     input_tokens=sessions.c.input_tokens + bindparam("more_input"),
@@ -61,9 +79,9 @@ SETTLE = EXTEND.values(
 )
 CLOSE_RUN = (
     update(runs)
-    .where(runs.c.id == bindparam("this_run"), is_open)
+    .where(runs.c.id == bindparam("this_run"), is_open, _IS_THEIRS)
     .values(
-        {"request": None}
+        {"request": None, "cancel": None}
         | {
             name: bindparam(f"new_{name}")
             for name in (
@@ -83,13 +101,15 @@ TAKE_OVER = (
     .values(
         _AGAIN
         | {"status": "in_progress", "request": None}
-        | {name: bindparam(f"new_{name}") for name in ("session_id", "channel", "model")}
+        | {name: bindparam(f"new_{name}") for name in ("session_id", "channel", "model", "worker")}
     )
 )
 QUEUE_AGAIN = (
     update(runs)
     .where(runs.c.id == bindparam("this_run"), or_(is_open, _WAS_INTERRUPTED))
-    .values(_AGAIN | {"status": "queued", "request": bindparam("new_request")})
+    .values(
+        _AGAIN | {"status": "queued", "request": bindparam("new_request"), "worker": bindparam("new_worker")}
+    )
 )
 QUEUED = select(runs.c.id, runs.c.request).where(is_open, is_queued).order_by(runs.c.created_at, runs.c.id)
 INTERRUPT = (
@@ -100,12 +120,16 @@ INTERRUPT = (
         error_code="interrupted",
         error_message="The gateway stopped before the run was over.",
         ended_at=bindparam("now"),
+        cancel=None,
     )
 )
-_RECORD = select(*(column for column in runs.c if column.name != "request"))
+RECORD = [column for column in runs.c if column.name not in ("request", "cancel")]
+_RECORD = select(*RECORD)
 RUN = _RECORD.where(runs.c.id == bindparam("this_run"))
 RUNS = _RECORD.order_by(runs.c.created_at.desc(), runs.c.id).limit(bindparam("at_most"))
 RUNS_OF_KEY = RUNS.where(runs.c.session_key == bindparam("this_key"))
+OPEN_RUNS = _RECORD.where(is_open).order_by(runs.c.created_at, runs.c.id)
+OPEN_RUNS_OF_KEY = OPEN_RUNS.where(runs.c.session_key == bindparam("this_key"))
 _SESSIONS = (
     select(sessions)
     .order_by(sessions.c.updated_at.desc(), sessions.c.id)
@@ -127,6 +151,7 @@ COMPACT = (
         context_tokens=0,  # of a prompt that there will not be again
     )
 )
+COMPACT_IN_RUN = COMPACT.where(_HELD_OPEN)
 CONFIGURE = (
     update(sessions)
     .where(sessions.c.key == bindparam("this_key"))
@@ -161,13 +186,17 @@ _SUMS = (
 )
 
 
-def list_of_sessions(agent_id: str | None, parent_key: str | None, *, archived: bool) -> Select[Any]:
+def list_of_sessions(
+    agent_id: str | None, parent_key: str | None, namespace: str | None, *, archived: bool
+) -> Select[Any]:
     """Sessions, the last touched first, ``at_most`` so many after the first ``skip``."""
     statement = _SESSIONS if archived else _SESSIONS.where(is_live)
     if agent_id is not None:
         statement = statement.where(sessions.c.agent_id == agent_id)
     if parent_key is not None:
         statement = statement.where(sessions.c.parent_key == parent_key)
+    if namespace is not None:  # others may have it further on in their keys: who asks looks at each
+        statement = statement.where(sessions.c.key.contains(f":caller:{namespace}:", autoescape=True))
     return statement
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol, TypeAlias, TypeVar
 
 from ..messages import Message
+from .pruning import Ages, Pruned
 from .records import (
     Added,
     Branch,
@@ -19,6 +20,7 @@ from .records import (
     RunStart,
     Session,
     SessionSettings,
+    Standing,
     StoredResponse,
     UsageQuery,
     UsageRow,
@@ -82,6 +84,12 @@ class Store(Protocol):
     def queued(self) -> list[QueuedRun]:
         """The runs that have yet to begin, the oldest first."""
 
+    def adopt(self, worker: str) -> list[QueuedRun]:
+        """Make the queued runs of all who don't live those of ``worker``; the oldest first.
+
+        :raises Fenced: ``worker`` does not live.
+        """
+
     def begin(self, run: RunStart, messages: Sequence[Message]) -> int:
         """Record a run as in progress and append what it was asked.
 
@@ -91,28 +99,41 @@ class Store(Protocol):
         a session id the messages are not kept. A ``session_key`` that has another session by now,
         or whose session was archived meanwhile, is a StoreError.
 
+        :raises Fenced: the run has a worker, and that one does not live.
         :returns: the ``seq`` of the first message, 0 if none was kept.
         """
 
-    def append(self, session_id: str | None, run_id: str, entries: Sequence[NewEntry], now: int) -> int:
+    def append(
+        self, session_id: str | None, run_id: str, entries: Sequence[NewEntry], now: int, worker: str = ""
+    ) -> int:
         """Add to a transcript. Does nothing for None or for a session deleted meanwhile.
 
+        :param run_id: whose entries they are; an id that is no run's is that of a note.
+        :param worker: as in :class:`RunEnd`.
+        :raises Fenced: the run is over, or somebody else's.
         :returns: the ``seq`` of the first entry, 0 if none was kept.
         """
 
-    def finish(self, end: RunEnd, entries: Sequence[NewEntry]) -> None:
+    def finish(self, end: RunEnd, entries: Sequence[NewEntry]) -> bool:
         """Close a run, add its last entries to its session, its tokens and its cost: all or nothing.
 
-        Only the first finish of a run counts; one of an unknown run does nothing.
+        Only the first finish of a run counts; one of an unknown run, or of somebody else's, does nothing,
+        and is False.
         """
 
-    def compact(self, session_id: str, summary: str, kept_from: int, now: int) -> bool:
+    def compact(
+        self, session_id: str, summary: str, kept_from: int, now: int, run_id: str = "", worker: str = ""
+    ) -> bool:
         """Let ``summary`` stand for the messages before ``kept_from``, the transcript staying whole.
 
         Nobody has counted the session's ``context_tokens`` then.
 
         False, and nothing changed, if there is no such session, if as much or more of it was
         summed up before, or if ``kept_from`` lies beyond the place of its next message.
+
+        :param run_id: the run that does this, if one does.
+        :param worker: as in :class:`RunEnd`.
+        :raises Fenced: the run is over, or somebody else's.
         """
 
     def create(self, key: str, session_id: str, agent_id: str, now: int) -> bool:
@@ -134,6 +155,65 @@ class Store(Protocol):
     def list_runs(self, session_key: str | None, limit: int) -> list[Run]:
         """The newest runs, of one session key or of all."""
 
+    def open_runs(self, session_key: str | None = None) -> list[Run]:
+        """The runs that are queued or in progress, of one session key or of all, the oldest first."""
+
+    def ask_cancel(self, run_id: str, reason: str) -> bool:
+        """Note for whoever has a run that it is to end; False if it is over or unknown.
+
+        The first reason stays.
+        """
+
+    def cancels(self, worker: str) -> dict[str, str]:
+        """Which runs of ``worker`` are to end, and why."""
+
+    def join(self, worker: str, name: str, seconds: float) -> None:
+        """Let ``worker`` live from now on, for so long if it does not :meth:`beat`.
+
+        What it begins, queues and waits for is safe from others until then. All times of workers are by
+        the database's clock.
+        """
+
+    def beat(self, worker: str, seconds: float) -> bool:
+        """Let ``worker`` live for so long from now.
+
+        False if others have taken it for dead: its runs are over, whatever they write is refused, and it
+        has to join under a new id.
+        """
+
+    def quit(self, worker: str) -> None:
+        """``worker`` lives no more: others may adopt what it has queued."""
+
+    def others(self, worker: str) -> list[str]:
+        """The names of all who live but ``worker``."""
+
+    def sweep(self, now: int) -> list[Run]:
+        """Take every worker for dead whose time is up; the runs that it leaves behind in progress.
+
+        These have failed then ("interrupted"), their responses are closed, and nobody is in a lane for
+        them. Any worker may call this, and one that has had trouble with the database waits first for as
+        long as it lives itself: others may have had the same trouble.
+        """
+
+    def enter_lane(self, key: str, run_id: str, worker: str, limit: int) -> Standing:
+        """Let a run stand in line for session ``key``, at the end; "held" if nobody is there.
+
+        "full", and nothing changed, if ``limit`` runs are in the line already, the one that holds the lane
+        included. The database lets one run at a time hold a lane.
+
+        :raises RunUnderWay: the run stands there already, and is another worker's.
+        :raises Fenced: ``worker`` does not live.
+        """
+
+    def take_lane(self, run_id: str) -> bool:
+        """Whether it is the run's turn; it holds its lane then until it leaves.
+
+        :raises Fenced: it has no place, or no more: its worker was taken for dead.
+        """
+
+    def leave_lane(self, run_id: str) -> None:
+        """Give up a run's place, held or not, if it has one."""
+
     def list_sessions(
         self,
         agent_id: str | None,
@@ -142,11 +222,13 @@ class Store(Protocol):
         *,
         archived: bool = False,
         parent_key: str | None = None,
+        namespace: str | None = None,
     ) -> list[Session]:
         """Sessions by last use, newest first, of one agent or of all.
 
         :param archived: whether to list the archived ones, too.
         :param parent_key: only those that this session spawned.
+        :param namespace: only those of this namespace.
         """
 
     def count_sessions(self, agent_id: str | None = None) -> int:
@@ -188,8 +270,21 @@ class Store(Protocol):
         The session goes with it if it was begun for responses and this was the last of them.
         """
 
+    def count_old(self, ages: Ages) -> Pruned:
+        """What :meth:`prune` would delete if it were called until there is nothing left."""
+
+    def prune(self, ages: Ages, limit: int) -> Pruned:
+        """Delete ``limit`` old sessions and as many old runs at most, but nothing that is under way.
+
+        Sessions take their transcripts and responses along, runs their stored responses. What runs came
+        to is gone from :meth:`usage` with them; the sums of a session are its own.
+        """
+
     def watch(self, watcher: Watcher) -> None:
         """Show ``watcher`` what is added to transcripts from now on, as soon as it is written."""
+
+    def check(self) -> None:
+        """Make sure that the database answers, without waiting for one that has gone away."""
 
     def close(self) -> None:
         """Give the database back; safe to repeat. Any later call raises StoreError."""

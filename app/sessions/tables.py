@@ -2,96 +2,158 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, MetaData, Table, Text
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
 
-SCHEMA_VERSION = 3
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+    false,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeEngine
+
+SCHEMA_VERSION = 4
 
 metadata = MetaData()
+
+
+class Words(TypeDecorator[str]):
+    """Text that is the same in every database: NUL, which not all of them take, becomes U+FFFD.
+
+    It is ordered by code points, and not as a machine's language has it.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Postgres sorts by a language unless it is told not to."""
+        return dialect.type_descriptor(Text(collation="C" if dialect.name == "postgresql" else None))
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """What is stored, and looked for."""
+        return value and value.replace("\0", "\ufffd")
+
 
 # Columns added by a later version come last and have a default: a new database and an upgraded
 # one are the same.
 sessions = Table(
     "sessions",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("key", Text, nullable=False, unique=True),
-    Column("agent_id", Text, nullable=False),
+    Column("id", Words, primary_key=True),
+    Column("key", Words, nullable=False, unique=True),
+    Column("agent_id", Words, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("message_count", Integer, nullable=False),  # also the seq of the last message
     Column("input_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
-    Column("model", Text, nullable=False),
+    Column("model", Words, nullable=False),
     Column("active_at", BigInteger, nullable=False, server_default="0"),
     Column("context_tokens", Integer, nullable=False, server_default="0"),
     Column("kept_from", Integer, nullable=False, server_default="1"),
     Column("compactions", Integer, nullable=False, server_default="0"),
     Column("cost", Float, nullable=False, server_default="0"),
-    Column("settings", Text),  # JSON
-    Column("parent_key", Text),
+    Column("settings", Words),  # JSON
+    Column("parent_key", Words),
     Column("archived_at", BigInteger),
-    Column("summary", Text),  # the longest, so the last: what comes before it is read without it
+    Column("summary", Words),  # the longest, so the last: what comes before it is read without it
 )
 
 messages = Table(
     "messages",
     metadata,
-    Column("session_id", Text, ForeignKey(sessions.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("session_id", Words, ForeignKey(sessions.c.id, ondelete="CASCADE"), primary_key=True),
     Column("seq", Integer, primary_key=True),
-    Column("run_id", Text, nullable=False),
+    Column("run_id", Words, nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    Column("stop", Text),
-    Column("body", Text, nullable=False),
+    Column("stop", Words),
+    Column("body", Words, nullable=False),
 )
 
 # A run outlives its session, so session_id is no foreign key.
 runs = Table(
     "runs",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("session_key", Text, nullable=False),
-    Column("session_id", Text),
-    Column("agent_id", Text, nullable=False),
-    Column("channel", Text, nullable=False),
-    Column("model", Text, nullable=False),
+    Column("id", Words, primary_key=True),
+    Column("session_key", Words, nullable=False),
+    Column("session_id", Words),
+    Column("agent_id", Words, nullable=False),
+    Column("channel", Words, nullable=False),
+    Column("model", Words, nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    Column("status", Text, nullable=False),
-    Column("finish_reason", Text),
+    Column("status", Words, nullable=False),
+    Column("finish_reason", Words),
     Column("input_tokens", Integer, nullable=False, server_default="0"),
     Column("output_tokens", Integer, nullable=False, server_default="0"),
     Column("cached_tokens", Integer, nullable=False, server_default="0"),
     Column("reasoning_tokens", Integer, nullable=False, server_default="0"),
-    Column("error_code", Text),
-    Column("error_message", Text),
+    Column("error_code", Words),
+    Column("error_message", Words),
     Column("ended_at", BigInteger),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("cache_write_tokens", Integer, nullable=False, server_default="0"),
     Column("cost", Float),
-    Column("calls", Text),  # JSON; NULL if there was one call and it went well
-    Column("request", Text),  # JSON; what a run that waits was asked, NULL once its messages are stored
-    Column("fingerprint", Text),  # of what was asked, if the asker may ask again under a key of its own
+    Column("calls", Words),  # JSON; NULL if there was one call and it went well
+    Column("request", Words),  # JSON; what a run that waits was asked, NULL once its messages are stored
+    Column("fingerprint", Words),  # of what was asked, if the asker may ask again under a key of its own
+    Column("worker", Words, nullable=False, server_default=""),  # who has queued or begun it
+    Column("cancel", Words),  # why somebody wants it to end, while it is not over
 )
 
 # A stored response has the id of its run.
 responses = Table(
     "responses",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("agent_id", Text, nullable=False),
+    Column("id", Words, primary_key=True),
+    Column("agent_id", Words, nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    Column("status", Text, nullable=False),  # open, closed
-    Column("parent_id", Text),
-    Column("continued_by", Text),  # the one response that goes on in the same session
-    Column("session_id", Text, ForeignKey(sessions.c.id, ondelete="CASCADE")),
+    Column("status", Words, nullable=False),  # open, closed
+    Column("parent_id", Words),
+    Column("continued_by", Words),  # the one response that goes on in the same session
+    Column("session_id", Words, ForeignKey(sessions.c.id, ondelete="CASCADE")),
     Column("last_seq", Integer),  # where in the session it ends
-    Column("request", Text, nullable=False),  # JSON
-    Column("body", Text),  # JSON
+    Column("request", Words, nullable=False),  # JSON
+    Column("body", Words),  # JSON
+    Column("worker", Words, nullable=False, server_default=""),  # who makes it
+)
+
+# The processes that live: one whose time is up is dead, whatever it does.
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Words, primary_key=True),
+    Column("name", Words, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),  # by the database's clock
+)
+
+# Runs that want to go on in a session, in the order of their numbers, and the one that does.
+places = Table(
+    "places",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("session_key", Words, nullable=False),
+    Column("run_id", Words, nullable=False, unique=True),
+    Column("worker", Words, ForeignKey(workers.c.id, ondelete="CASCADE"), nullable=False),
+    Column("held", Boolean, nullable=False, server_default=false()),
 )
 
 is_open = runs.c.ended_at.is_(None)
 is_queued = runs.c.status == "queued"
 is_open_response = responses.c.status == "open"
 is_live = sessions.c.archived_at.is_(None)
+is_held = places.c.held
 _is_child = sessions.c.parent_key.is_not(None)
 
 Index("ix_sessions_live", sessions.c.updated_at, sqlite_where=is_live, postgresql_where=is_live)
@@ -101,6 +163,8 @@ Index("ix_runs_open", runs.c.ended_at, sqlite_where=is_open, postgresql_where=is
 Index("ix_responses_open", responses.c.id, sqlite_where=is_open_response, postgresql_where=is_open_response)
 Index("ix_responses_session", responses.c.session_id)
 Index("ix_responses_continued", responses.c.continued_by)
+Index("ix_places_line", places.c.session_key, places.c.seq)
+Index("ix_places_held", places.c.session_key, unique=True, sqlite_where=is_held, postgresql_where=is_held)
 
 # What leads to each version from the one before it. This is text because it stays as it is
 # when the tables above go on changing.
@@ -136,4 +200,25 @@ UPGRADES: dict[int, tuple[str, ...]] = {
         "CREATE INDEX ix_responses_session ON responses (session_id)",
         "CREATE INDEX ix_responses_continued ON responses (continued_by)",
     ),
+    4: (
+        "ALTER TABLE runs ADD COLUMN worker TEXT DEFAULT '' NOT NULL",
+        "ALTER TABLE runs ADD COLUMN cancel TEXT",
+        "ALTER TABLE responses ADD COLUMN worker TEXT DEFAULT '' NOT NULL",
+        (
+            "CREATE TABLE workers (id TEXT NOT NULL, name TEXT NOT NULL, expires_at BIGINT NOT NULL,"
+            " PRIMARY KEY (id))"
+        ),
+        (
+            "CREATE TABLE places (seq INTEGER NOT NULL, session_key TEXT NOT NULL, run_id TEXT NOT NULL,"
+            " worker TEXT NOT NULL, held BOOLEAN DEFAULT 0 NOT NULL, PRIMARY KEY (seq), UNIQUE (run_id),"
+            " FOREIGN KEY(worker) REFERENCES workers (id) ON DELETE CASCADE)"
+        ),
+        "CREATE INDEX ix_places_line ON places (session_key, seq)",
+        "CREATE UNIQUE INDEX ix_places_held ON places (session_key) WHERE held",
+    ),
 }
+
+
+def steps_from(version: int) -> Iterator[str]:
+    """The statements that lead from ``version`` to this one."""
+    return chain.from_iterable(UPGRADES[number] for number in range(version + 1, SCHEMA_VERSION + 1))

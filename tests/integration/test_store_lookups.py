@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,13 @@ from app.messages import AssistantMessage, Usage, UserMessage
 from app.sessions.records import Added, NewEntry, RunEnd, RunStart, SessionSettings
 from app.sessions.sql import open_store
 from app.sessions.store import Store
+from tests.integration.stores import ENGINES, place_for
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = open_store(tmp_path)
-    yield store
-    store.close()
+@pytest.fixture(params=ENGINES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    with place_for(request.param, tmp_path) as place, closing(open_store(place)) as store:
+        yield store
 
 
 def talk(store: Store, key: str, *texts: str, agent: str = "main") -> None:
@@ -56,7 +57,7 @@ def test_whoever_watches_is_shown_what_is_stored_as_it_is_then_read(store: Store
     store.append("id-a", "r1", [NewEntry(AssistantMessage("hm"), "tool_calls")], 2)
     store.finish(end("r1"), [NewEntry(AssistantMessage("three"), "stop")])
     store.finish(end("r1"), [NewEntry(AssistantMessage("again"), "stop")])
-    store.append("nobody's", "r1", [NewEntry(AssistantMessage("lost"))], 2)
+    store.append("nobody's", "a note", [NewEntry(AssistantMessage("lost"))], 2)
     store.begin(RunStart("r2", "b", None, "main", "tests", "p/m", 1), [UserMessage.of("not kept")])
 
     assert {(one.session_key, one.agent_id) for one in seen} == {("a", "main")}

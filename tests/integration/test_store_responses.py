@@ -18,14 +18,15 @@ from app.sessions.keys import conversation_key, fresh_key
 from app.sessions.records import Branch, NewEntry, NewResponse, RunEnd, RunStart, SessionSettings
 from app.sessions.sql import open_store
 from app.sessions.store import Store
+from tests.integration.stores import ENGINES, place_for
 
 FILE = "gateway.sqlite3"
 BODY = '{"status":"completed"}'
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with closing(open_store(tmp_path)) as store:
+@pytest.fixture(params=ENGINES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    with place_for(request.param, tmp_path) as place, closing(open_store(place)) as store:
         yield store
 
 
@@ -209,12 +210,14 @@ def test_the_next_process_closes_what_was_left_open(tmp_path: Path) -> None:
         assert respond(store, "d", "b") == key  # the question is there, whatever came of it
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), min_size=1, max_size=12))
+@pytest.mark.parametrize("engine", ENGINES)
+@settings(max_examples=25, deadline=None)
+@given(tree=st.lists(st.tuples(st.integers(0, 30), st.booleans()), min_size=1, max_size=12))
 def test_every_response_sees_its_ancestors_and_nobody_else(
-    tmp_path_factory: pytest.TempPathFactory, tree: list[tuple[int, bool]]
+    tmp_path_factory: pytest.TempPathFactory, engine: str, tree: list[tuple[int, bool]]
 ) -> None:
-    with closing(open_store(tmp_path_factory.mktemp("store"))) as store:
+    folder = tmp_path_factory.mktemp("store")
+    with place_for(engine, folder) as place, closing(open_store(place)) as store:
         lines: dict[str, list[str]] = {}
         for number, (choice, fresh) in enumerate(tree):
             name, earlier = f"n{number}", sorted(lines)
@@ -227,18 +230,27 @@ def test_every_response_sees_its_ancestors_and_nobody_else(
         assert len({session.key for session in sessions}) == len(sessions)
 
 
-# a file of version 2
+# files of earlier versions
+
+BACK_TO_3 = """
+    DROP TABLE places; DROP TABLE workers;
+    ALTER TABLE responses DROP COLUMN worker; ALTER TABLE runs DROP COLUMN cancel;
+    ALTER TABLE runs DROP COLUMN worker; PRAGMA user_version = 3;
+"""
+BACK_TO_2 = f"""
+    {BACK_TO_3}
+    DROP TABLE responses; ALTER TABLE runs DROP COLUMN fingerprint; PRAGMA user_version = 2;
+"""
 
 
-def test_a_store_of_version_2_opens_and_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("back", [BACK_TO_2, BACK_TO_3])
+def test_a_store_of_an_earlier_version_opens_and_goes_on(tmp_path: Path, back: str) -> None:
     with closing(open_store(tmp_path)) as store:
         run(store, "old", "chat")
     with closing(sqlite3.connect(tmp_path / FILE)) as raw:
         new = schema(raw)
-        raw.execute("DROP TABLE responses")
-        raw.execute("ALTER TABLE runs DROP COLUMN fingerprint")
-        raw.execute("PRAGMA user_version = 2")
-        raw.commit()
+        raw.executescript(back)
+        assert schema(raw) != new
     for _ in range(2):
         with closing(open_store(tmp_path)) as store:
             assert [entry.message.text for entry in store.load("chat").history] == ["ask old", "say old"]
@@ -256,6 +268,7 @@ def test_a_store_of_version_2_opens_and_goes_on(tmp_path: Path) -> None:
 
 
 def schema(raw: sqlite3.Connection) -> list[object]:
-    columns = raw.execute("SELECT * FROM pragma_table_info('responses')").fetchall()
+    tables = ("sessions", "messages", "runs", "responses", "workers", "places")
+    columns = [raw.execute("SELECT * FROM pragma_table_info(?)", (table,)).fetchall() for table in tables]
     indexes = raw.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' ORDER BY name").fetchall()
     return [raw.execute("PRAGMA user_version").fetchone(), columns, indexes]
