@@ -1,7 +1,8 @@
 """Logging: standard library loggers under ``openclaw``, configured only by a stand-alone host.
 
 A host application that embeds the gateway keeps its own set-up; nothing here touches the
-root logger.
+root logger. What a line is about, besides its words, is in the record: a mapping of plain values as
+its attribute ``fields`` (``extra={"fields": {...}}``), and what the thread works for in its context.
 """
 
 from __future__ import annotations
@@ -10,15 +11,32 @@ import json
 import logging
 import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any
+
+from . import context
 
 _ROOT = "openclaw"
 # A shorter one occurs in many a harmless word, and masking it would ruin every line.
 _SHORTEST_SECRET = 8
 _FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+_MESSAGE = "%(message)s"
 _KEPT_BYTES = 2**20
+_LEVELS: Mapping[str, int] = MappingProxyType(
+    {
+        "silent": logging.CRITICAL + 1,
+        "fatal": logging.CRITICAL,
+        "error": logging.ERROR,
+        "warn": logging.WARNING,
+        "info": logging.INFO,
+        "debug": logging.DEBUG,
+        "trace": logging.DEBUG,
+    }
+)
 _LONGEST_LINE = 16_000  # characters of what was said in one of the lines that are kept
 
 
@@ -27,21 +45,31 @@ def get_logger(area: str) -> logging.Logger:
     return logging.getLogger(f"{_ROOT}.{area}")
 
 
-def configure_logging(secrets: Iterable[str] = (), level: int = logging.INFO) -> None:
+def configure_logging(secrets: Iterable[str] = (), level: str = "info", *, as_json: bool = False) -> None:
     """Send the gateway's log lines to stderr and keep the newest, with every one of ``secrets`` masked.
 
     Secrets shorter than 8 characters are not masked.
     For the stand-alone host only. Calling it again replaces the former set-up.
+
+    :param level: OpenClaw's: ``silent``, ``fatal``, ``error``, ``warn``, ``info``, ``debug`` or ``trace``.
+    :param as_json: an object a line, for programs; else text for people.
     """
-    masked = tuple(secret for secret in secrets if len(secret) >= _SHORTEST_SECRET)
+    masked = tuple(secrets)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Redacting(_FORMAT, masked))
+    handler.setFormatter(_Objects(_MESSAGE, masked) if as_json else _Lines(_FORMAT, masked))
     kept = LogRing(_KEPT_BYTES)
-    kept.setFormatter(_Redacting("%(message)s", masked))
+    kept.setFormatter(_Redacting(_MESSAGE, masked))
     root = logging.getLogger(_ROOT)
     root.handlers[:] = [handler, kept]
-    root.setLevel(level)
+    root.setLevel(_LEVELS[level])
     root.propagate = False
+
+
+def mask(secrets: Iterable[str]) -> None:
+    """Mask these secrets, too, wherever :func:`configure_logging` has set logging up."""
+    for handler in logging.getLogger(_ROOT).handlers:
+        if isinstance(handler.formatter, _Redacting):
+            handler.formatter.mask(secrets)
 
 
 def kept_lines() -> LogRing | None:
@@ -125,22 +153,76 @@ class LogRing(logging.Handler):
 class _Redacting(logging.Formatter):
     """Masks secrets in the finished line, so that tracebacks are covered too."""
 
-    def __init__(self, fmt: str, secrets: tuple[str, ...]) -> None:
+    def __init__(self, fmt: str, secrets: Iterable[str]) -> None:
         super().__init__(fmt)
-        self._secrets = secrets
+        self._secrets: tuple[str, ...] = ()
+        self.mask(secrets)
+
+    def mask(self, secrets: Iterable[str]) -> None:
+        """Mask these, too, and as JSON writes them."""
+        long = [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
+        escaped = (json.dumps(secret)[1:-1] for secret in long)
+        self._secrets = tuple(dict.fromkeys((*self._secrets, *long, *escaped)))
 
     def format(self, record: logging.LogRecord) -> str:
-        line = super().format(record)
+        line = self._written(record)
         for secret in self._secrets:
             line = line.replace(secret, "***")
         return line
 
+    def _written(self, record: logging.LogRecord) -> str:
+        return super().format(record)
+
+
+class _Lines(_Redacting):
+    """Text. A line that does not say itself for whom it was written says so at its end."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
+        line = super().formatMessage(record)
+        about = context.current()
+        if about.run_id:
+            return line if about.run_id in record.message else f"{line} (run {about.run_id})"
+        if about.request_id and about.request_id not in record.message:
+            return f"{line} (request {about.request_id})"
+        return line
+
+
+class _Objects(_Redacting):
+    """JSON, an object a line."""
+
+    def _written(self, record: logging.LogRecord) -> str:
+        about = context.current()
+        shown: dict[str, Any] = {
+            "time": _moment(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        known = {"request_id": about.request_id, "run_id": about.run_id, "agent": about.agent_id}
+        shown |= {name: value for name, value in known.items() if value}
+        shown |= getattr(record, "fields", {})
+        if record.exc_info:
+            shown["exception"] = self.formatException(record.exc_info)
+        return json.dumps(shown, default=str)
+
+
+def _moment(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+
+
+@lru_cache(maxsize=100)
+def _named(area: str) -> str:
+    return json.dumps({"subsystem": area})
+
+
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+
 
 def _as_json(record: logging.LogRecord, said: str) -> str:
-    moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+    moment = _moment(record)
     area = record.name.removeprefix(f"{_ROOT}.")
-    meta = {"logLevelName": record.levelname, "date": moment, "name": json.dumps({"subsystem": area})}
-    return json.dumps({"0": said, "_meta": meta, "time": moment}, separators=(",", ":"))
+    meta = {"logLevelName": record.levelname, "date": moment, "name": _named(area)}
+    return _compact({"0": said, "_meta": meta, "time": moment})
 
 
 def _size(line: str) -> int:
