@@ -13,8 +13,11 @@ from ..errors import GatewayError
 from ..version import version
 from .agent import agent
 from .approvals import approvals
+from .backup import backup, restore
 from .chat import chat
+from .doctor import doctor
 from .logs import logs
+from .migrate import migrate
 from .sessions import sessions
 from .setup import config, gateway, init
 from .status import status
@@ -27,7 +30,12 @@ def openclaw() -> None:
     """Run and talk to an OpenClaw gateway."""
 
 
-for command in (agent, approvals, chat, config, gateway, init, logs, sessions, status, usage):
+_COMMANDS = (
+    *(agent, approvals, backup, chat, config, doctor, gateway, init),
+    *(logs, migrate, restore, sessions, status, usage),
+)
+
+for command in _COMMANDS:
     openclaw.add_command(command)
 
 

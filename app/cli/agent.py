@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import sys
@@ -119,8 +118,8 @@ def _params(body: Event) -> dict[str, Any]:
 
 
 def _in_process(body: Event) -> Events:
-    config = load_config(None, os.environ, require_auth=False)
-    configure_logging(secrets_of(config, os.environ), logging.WARNING)
+    config = load_config(None, os.environ, require_auth=False, platform_env=True)
+    configure_logging(secrets_of(config, os.environ), "warn")
     with closing(build_runtime(config, os.environ)) as runtime:
         run = runtime.runs.start(parse_agent_request(body, runtime.agents))
         try:

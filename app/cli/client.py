@@ -15,6 +15,7 @@ import click
 
 from ..config import Config, load_config
 from ..errors import GatewayError
+from ..sessions.beacon import seen
 from ..version import version
 from ..wire import InvalidJson, dumps, loads
 from .address import gateway_url
@@ -57,9 +58,11 @@ class GatewayClient:
         :raises ConfigError: the address cannot be used.
         """
         named = url or os.environ.get("OPENCLAW_GATEWAY_URL")
-        self.url = gateway_url(config.gateway, os.environ, named)
+        own = None if named else seen(config.state_dir)
+        self.url = gateway_url(config.gateway, os.environ, own.url if own else named)
         self._down = GatewayDown if named else OwnGatewayDown
         self._secret = config.gateway.auth.secret
+        self._secret_from = str(config.path or "the environment")
 
     def call(self, method: str, /, **params: Any) -> Any:
         """The payload of the answer to one request; parameters that are None are left out.
@@ -78,6 +81,9 @@ class GatewayClient:
         connection = Connection(self._open(), self.url)
         try:
             connection.hello(self._secret)
+        except GatewayError as error:
+            connection.close()
+            raise self._refused(error) from None
         except BaseException:
             connection.close()
             raise
@@ -112,6 +118,13 @@ class GatewayClient:
             raise GatewayLost(f"The gateway at {self.url} did not answer.") from None
         except InvalidHandshake:
             raise self._answered(None) from None
+
+    def _refused(self, error: GatewayError) -> GatewayError:
+        """A refusal, with what it takes to mend it."""
+        if not error.message.startswith("unauthorized"):
+            return error
+        used = f"The secret that was used is from {self._secret_from}." if self._secret else "None was used."
+        return GatewayError(f"{self.url} has refused this command: {error.message}. {used}")
 
     def _answered(self, status: int | None) -> GatewayError:
         """What an answer over HTTP means where a WebSocket was to be opened."""
@@ -220,4 +233,4 @@ def gateway_client(url: str | None = None) -> GatewayClient:
 
     :raises ConfigError: one of them cannot be used.
     """
-    return GatewayClient(load_config(None, os.environ, require_auth=False), url)
+    return GatewayClient(load_config(None, os.environ, require_auth=False, platform_env=True), url)

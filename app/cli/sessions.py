@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from contextlib import closing
 from datetime import datetime
 from typing import Any
@@ -17,6 +18,8 @@ from rich.text import Text
 from ..config import load_config
 from ..errors import GatewayError
 from ..runs.command import session_json, transcript_json
+from ..runs.retention import delete_old
+from ..runtime import retention_rules
 from ..sessions.sql import open_store
 from ..sessions.store import Store
 from .approvals import harmless
@@ -82,6 +85,22 @@ def delete(key: str, url: str | None) -> None:
     click.echo(f"Deleted {key}.")
 
 
+@sessions.command()
+@click.option("--dry-run", is_flag=True, help="Only say how much it would be.")
+@url_option
+def prune(dry_run: bool, url: str | None) -> None:
+    """Delete what is old by `session.maintenance`: sessions, and records of runs.
+
+    This is what the gateway does by itself once an hour if `session.maintenance.mode` is `enforce`.
+    """
+    pruned = _prune(url, dry_run=dry_run)
+    if pruned["kept"]:
+        click.echo("Everything is kept: session.maintenance names no pruneAfter and no pruneRunsAfter.")
+        return
+    done = "Would delete" if dry_run else "Deleted"
+    click.echo(f"{done} {pruned['sessions']} sessions and {pruned['runs']} records of runs.")
+
+
 # Each of these asks the gateway, which owns the state while it runs, and else the state itself.
 
 
@@ -110,9 +129,22 @@ def _delete(key: str, url: str | None) -> bool:
             return store.delete_session(key)
 
 
+def _prune(url: str | None, *, dry_run: bool) -> dict[str, Any]:
+    try:
+        return dict(gateway_client(url).call("openclaw.prune", dryRun=dry_run))
+    except OwnGatewayDown:
+        rules = retention_rules(load_config(None, os.environ, require_auth=False))
+        ages = rules.ages(time.time_ns() // 1_000_000)
+        if ages is None:
+            return {"kept": True}
+        with _store(readonly=dry_run) as store:
+            pruned = store.count_old(ages) if dry_run else delete_old(store, ages)
+        return {"kept": False, "sessions": pruned.sessions, "runs": pruned.runs}
+
+
 def _store(*, readonly: bool = False) -> closing[Store]:
-    config = load_config(None, os.environ, require_auth=False)
-    return closing(open_store(config.state_dir, readonly=readonly))
+    config = load_config(None, os.environ, require_auth=False, platform_env=True)
+    return closing(open_store(config.store_place, readonly=readonly))
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

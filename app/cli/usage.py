@@ -60,9 +60,9 @@ def _report(asked: dict[str, str], url: str | None) -> dict[str, Any]:
     try:
         return dict(gateway_client(url).call("openclaw.usage", **asked))
     except OwnGatewayDown:
-        config = load_config(None, os.environ, require_auth=False)
+        config = load_config(None, os.environ, require_auth=False, platform_env=True)
         query = parse_usage_query(asked, time.time_ns() // 1_000_000)
-        with closing(open_store(config.state_dir, readonly=True)) as store:
+        with closing(open_store(config.store_place, readonly=True)) as store:
             return usage_report(query, store)
 
 

@@ -1,0 +1,1 @@
+"""Backups: one archive with everything that is state, whichever database holds it."""
