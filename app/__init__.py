@@ -3,6 +3,7 @@
 Embed it with :class:`Gateway`, or serve :func:`create_app` with any WSGI server.
 """
 
+from .channels.caller import Caller
 from .errors import ConfigError, GatewayError, ProviderError
 from .extension import Gateway
 from .factory import create_app
@@ -11,6 +12,7 @@ from .tools.registry import Tool, ToolContext, ToolError
 from .tools.signature import tool
 
 __all__ = [
+    "Caller",
     "ConfigError",
     "Gateway",
     "GatewayError",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
@@ -13,7 +14,10 @@ from .config import Config, load_config
 from .extension import ConfigSource, Gateway
 from .log import configure_logging, get_logger
 from .runtime import secrets_of
+from .runtime.disk import disk_warning
 from .sessions.store import Offload
+
+_log = get_logger("gateway")
 
 
 def create_app(
@@ -31,18 +35,25 @@ def create_app(
     :raises StoreError: the state cannot be opened.
     """
     env = os.environ if env is None else env
-    settings = config if isinstance(config, Config) else load_config(config, env)
-    configure_logging(secrets_of(settings, env))
+    if isinstance(config, Config):
+        load, settings = None, config
+    else:
+        load = partial(load_config, config, env, platform_env=True)
+        settings = load()
+    log = settings.logging
+    configure_logging(secrets_of(settings, env), log.level, as_json=log.console_style == "json")
     app = Flask(__name__, static_folder=None)
     app.url_map.merge_slashes = False  # a redirect is HTML; what is not here is a 404 in JSON
     app.register_error_handler(HTTPException, _render)
-    runtime = Gateway().init_app(app, config=settings, env=env, offload=offload)
+    mount = Gateway().init_app(app, config=settings, env=env, offload=offload, load=load)
     _serve_without_v1(app)
-    log = get_logger("gateway")
+    runtime = mount.open()
     for warning in settings.warnings:
-        log.warning(warning)
+        _log.warning(warning)
+    if not settings.state.database and (lost := disk_warning(settings.state_dir, env)):
+        _log.warning(lost)
     for line in runtime.describe():
-        log.info(line)
+        _log.info(line)
     return app
 
 

@@ -1,7 +1,7 @@
 """Who is calling: one guard for every channel.
 
-The secret is the whole identity: who has it is the owner. A wrong one is answered alike
-whatever is wrong with it, compared in constant time, and counted.
+The secret is the owner's: a wrong one is answered alike whatever is wrong with it, compared in
+constant time, and counted. In an application with users of its own, the host may say who calls.
 """
 
 from __future__ import annotations
@@ -10,20 +10,27 @@ import hmac
 import threading
 import time
 from collections.abc import Callable, Container, Iterable
-from dataclasses import dataclass, field
 from hashlib import sha256
 from ipaddress import IPv6Address, IPv6Network
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from ..config import AuthConfig, RateLimitConfig
-from ..errors import TooManyFailures, Unauthorized
+from flask import Request
+
+from ..bus import Bus
+from ..config import AuthConfig
+from ..errors import Unauthorized
 from ..log import get_logger
+from .caller import CALLER, Caller
 from .client import Address, Environ, Network, client_address, is_forwarded, peer_address
+from .cors import require_same_site
+from .limiter import FailureLimiter
+
+# Says who has sent a request of the host's; None for nobody whom it knows.
+Authenticate: TypeAlias = Callable[[Request], Caller | None]
 
 AuthMode: TypeAlias = Literal["token", "password", "none"]
 
-MAX_CLIENTS = 10_000
 LONGEST_DELAY = 5.0
 
 _log = get_logger("auth")
@@ -40,15 +47,49 @@ class Guard:
         auth: AuthConfig,
         trusted_proxies: Iterable[Network] = (),
         *,
+        authenticate: Authenticate | None = None,
+        bus: Bus | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """:param monotonic: the limiter's clock, in seconds."""
+        """:param authenticate: asks the host who calls, before any secret is looked at.
+        :param bus: of the gateway; who is locked out of one worker is locked out of all.
+        :param monotonic: the limiter's clock, in seconds.
+        """
         self.mode: AuthMode = auth.mode
         self._anybody = auth.allow_open_network
-        self._digest = sha256(auth.secret.encode()).digest()
+        self._digest = sha256(auth.secret.encode()).digest() if auth.secret else b""
+        self._authenticate = authenticate
         self._trusted = tuple(trusted_proxies)
         self._exempt_loopback = auth.rate_limit.exempt_loopback
-        self._limiter = FailureLimiter(auth.rate_limit, monotonic)
+        self._limiter = FailureLimiter(auth.rate_limit, monotonic, bus)
+
+    def admit(self, request: Request, origins: Container[str] = ()) -> None:
+        """Let one HTTP request in, on the host's word or for the gateway's secret.
+
+        From then on :func:`~.caller.caller_of` says who it is.
+
+        :param origins: of pages elsewhere that may send requests without a secret.
+        :raises Unauthorized, TooManyFailures: see :meth:`check`.
+        :raises Forbidden: the caller lacks the scope, or a page of elsewhere has used their browser.
+        :raises InvalidRequest: the caller's browser may have been used: what it sends is not JSON.
+        """
+        caller = self.named(request)
+        if caller is None:
+            self.check(request.environ, origins)
+        else:
+            require_same_site(request, origins)
+            caller.require("operator.read" if request.method in ("GET", "HEAD") else "operator.write")
+            request.environ[CALLER] = caller
+
+    def named(self, request: Request) -> Caller | None:
+        """Who calls, if the host knows.
+
+        :raises TypeError: the host has said something else; whatever it raises itself.
+        """
+        caller = None if self._authenticate is None else self._authenticate(request)
+        if not isinstance(caller, Caller | None):
+            raise TypeError(f"`authenticate` must return a Caller or None, not {type(caller).__name__}.")
+        return caller
 
     def check(self, environ: Environ, origins: Container[str] = ()) -> None:
         """Authenticate one request by its ``Authorization`` header.
@@ -71,7 +112,7 @@ class Guard:
         self._check(environ, tuple(secret.encode(errors="replace") for secret in secrets))
 
     def _check(self, environ: Environ, secrets: tuple[bytes, ...], origins: Container[str] = ()) -> None:
-        if self.mode == "none":
+        if self.mode == "none" and self._authenticate is None:
             self._check_place(environ, origins)
             return
         client = _counted_as(client_address(environ, self._trusted))
@@ -83,7 +124,12 @@ class Guard:
         if any(map(self._is_secret, secrets)):
             self._limiter.forget(client)
             return
-        self._fail(client, exempt=exempt)
+        self._fail(client, exempt=exempt, hint=self._hint(environ))
+
+    def _hint(self, environ: Environ) -> str:
+        """What the operator should know of this failure: behind a proxy nobody named, all clients are one."""
+        unnamed = is_forwarded(environ) and client_address(environ, self._trusted) == peer_address(environ)
+        return "; is that a proxy? Then gateway.trustedProxies should name it" if unnamed else ""
 
     def _check_place(self, environ: Environ, origins: Container[str]) -> None:
         """Without a secret, being on this machine is what lets a request in.
@@ -105,9 +151,9 @@ class Guard:
         # the comparison takes, and no input can make it raise.
         return hmac.compare_digest(sha256(candidate).digest(), self._digest)
 
-    def _fail(self, client: str, *, exempt: bool) -> None:
+    def _fail(self, client: str, *, exempt: bool, hint: str) -> None:
         failures = self._limiter.record(client, may_lock=not exempt)
-        _log.warning("wrong secret from %s (%d lately)", client, failures)
+        _log.warning("wrong secret from %s (%d lately)%s", client, failures, hint)
         if exempt:
             # The owner at the own machine is never locked out, only slowed down.
             threading.Event().wait(min(0.25 * 2 ** min(failures - 1, 5), LONGEST_DELAY))
@@ -128,66 +174,6 @@ def bearer_of(environ: Environ) -> bytes | None:
         return None
     # WSGI hands header bytes over as latin-1 text.
     return token.strip().encode("latin-1", "replace") or None
-
-
-@dataclass(slots=True)
-class _History:
-    failures: list[float] = field(default_factory=list)
-    locked_until: float = 0.0
-
-
-class FailureLimiter:
-    """Counts wrong secrets per client and locks clients out. Bounded in memory."""
-
-    def __init__(self, limits: RateLimitConfig, monotonic: Callable[[], float]) -> None:
-        self._lock = threading.Lock()  # guards _clients
-        self._clients: dict[str, _History] = {}
-        self._attempts = limits.max_attempts
-        self._window = limits.window_ms / 1000
-        self._lockout = limits.lockout_ms / 1000
-        self._now = monotonic
-
-    def check(self, client: str) -> None:
-        """:raises TooManyFailures: the client is locked out, with the seconds that are left."""
-        with self._lock:
-            history = self._clients.get(client)
-            left = history.locked_until - self._now() if history else 0.0
-        if left > 0:
-            raise TooManyFailures(left)
-
-    def forget(self, client: str) -> None:
-        """The client knew the secret: its history is void."""
-        if client in self._clients:
-            with self._lock:
-                self._clients.pop(client, None)
-
-    def record(self, client: str, *, may_lock: bool) -> int:
-        """Count a failure; returns how many there were within the window."""
-        now = self._now()
-        with self._lock:
-            history = self._clients.get(client) or self._admit(client, now)
-            history.failures = [t for t in history.failures if now - t < self._window][-self._attempts :]
-            history.failures.append(now)
-            if may_lock and len(history.failures) >= self._attempts:
-                history.locked_until = now + self._lockout
-            return len(history.failures)
-
-    def _admit(self, client: str, now: float) -> _History:
-        if len(self._clients) >= MAX_CLIENTS:
-            self._make_room(now)
-        return self._clients.setdefault(client, _History())
-
-    def _make_room(self, now: float) -> None:
-        """Drop what has expired, else the oldest client that is not locked.
-
-        :raises TooManyFailures: everybody is locked: an attack from thousands of addresses.
-        """
-        unlocked = [name for name, history in self._clients.items() if history.locked_until <= now]
-        expired = [name for name in unlocked if now - self._clients[name].failures[-1] >= self._window]
-        for name in expired or unlocked[:1]:
-            del self._clients[name]
-        if not unlocked:
-            raise TooManyFailures(self._lockout)
 
 
 def is_direct_loopback(environ: Environ) -> bool:

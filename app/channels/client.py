@@ -30,9 +30,7 @@ class ClientWatch:
 
     def __init__(self, environ: Environ) -> None:
         self._socket = client_socket(environ)
-        self._poll = select.poll()
-        if self._socket is not None:
-            self._poll.register(self._socket, select.POLLIN)
+        self._poll: select.poll | None = None
 
     def gone(self) -> bool:
         """True once the client has left. Costs some microseconds and never blocks.
@@ -42,6 +40,11 @@ class ClientWatch:
         """
         if self._socket is None:
             return False
+        if self._poll is None:  # most requests are over before anybody asks
+            if self._socket.fileno() < 0:
+                return True
+            self._poll = select.poll()
+            self._poll.register(self._socket, select.POLLIN)
         try:
             return bool(self._poll.poll(0)) and self._socket.recv(1, socket.MSG_PEEK) == b""
         except ValueError:

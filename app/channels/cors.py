@@ -7,11 +7,13 @@ browser is never asked to send credentials of its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from urllib.parse import urlsplit
 
-from flask import Response, request
+from flask import Request, Response, request
 
 from ..config import CorsConfig
+from ..errors import Forbidden, InvalidRequest
 
 _ALLOWED = re.compile(
     r"authorization|content-type|accept|idempotency-key|x-request-id|user-agent|openai-[a-z-]+"
@@ -69,6 +71,35 @@ class Cors:
 
     def _is_allowed(self) -> bool:
         return bool(self.origins) and request.headers.get("Origin", "").lower() in self.origins
+
+
+def require_same_site(asked: Request, origins: Container[str]) -> None:
+    """No page of another site may send what its visitor's browser would sign with a cookie of the host's.
+
+    :param origins: of pages that may, in lower case.
+    :raises Forbidden: another page has sent it. :raises InvalidRequest: a form may have, as it is not JSON.
+    """
+    if asked.method in ("GET", "HEAD"):  # a page of another origin cannot read the answer
+        return
+    origin = asked.headers.get("Origin", "").lower()
+    if origin not in origins and not _is_own_page(asked, origin):
+        raise Forbidden("A page of another site has sent this.")
+    if asked.headers.get("Content-Length", "0") == "0" and "Transfer-Encoding" not in asked.headers:
+        return
+    if not asked.is_json:
+        error = InvalidRequest("The Content-Type must be application/json.", code="unsupported_media_type")
+        error.status = 415
+        raise error
+
+
+def _is_own_page(asked: Request, origin: str) -> bool:
+    """By what the browser says of it, or else by its origin; programs that are no browsers say nothing."""
+    if site := asked.headers.get("Sec-Fetch-Site"):
+        return site in ("same-origin", "none")
+    try:
+        return not origin or urlsplit(origin).netloc == asked.host.lower()
+    except ValueError:
+        return False
 
 
 def _permitted(names: str) -> str:

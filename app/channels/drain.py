@@ -10,6 +10,7 @@ from ..events import TERMINAL, RunEvent, TerminalEvent
 from .client import ClientWatch
 
 KEEP_ALIVE = b": keepalive\n\n"
+_LOOK = 1.0  # seconds
 
 
 class Source(Protocol):
@@ -57,12 +58,17 @@ def stream_events(
 
 def await_run(run: Source, client: ClientWatch) -> TerminalEvent:
     """The run's terminal event. A client that leaves, leaves the run."""
+    last_look = time.monotonic()
     try:
         while True:
-            for event in run.get():
+            events = run.get()
+            for event in events:
                 if isinstance(event, TERMINAL):
                     return event
-            if client.gone():
-                run.leave()
+            # A look costs more than a word: while the run talks, one in a while is enough.
+            if not events or time.monotonic() - last_look >= _LOOK:
+                last_look = time.monotonic()
+                if client.gone():
+                    run.leave()
     finally:
         run.leave()

@@ -10,23 +10,26 @@ from typing import Any
 import yaml
 from flask import Blueprint, Response, request
 
-from ..runtime import Runtime
+from ..config import Config
 from ..version import version
 from ..wire import dumps
-from .auth import Guard
 from .http import ALL_METHODS, json_response, render_errors, require_exact_path, require_method
+from .mount import Mount
+from .watching import watch_requests
 
 
-def create_blueprint(runtime: Runtime, guard: Guard) -> Blueprint:
+def create_blueprint(mount: Mount) -> Blueprint:
     """The document for one gateway, to be registered under its prefix. Only who has the secret gets it."""
     blueprint = Blueprint("openclaw_openapi", __name__)
     render_errors(blueprint)
-    document = _Document(runtime)
+    watch_requests(blueprint, mount)
+    document = _Document(mount.config)
+    guard = mount.part(lambda _, guard: guard)
 
     def check() -> None:
         require_exact_path()
         require_method("GET", "HEAD")
-        guard.check(request.environ)
+        guard().admit(request)
 
     def view() -> Response:
         return json_response(
@@ -51,8 +54,8 @@ _ERROR = {"$ref": "#/components/responses/Error"}
 class _Document:
     """The document, read when somebody first asks for it. Any thread may ask."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        endpoints = runtime.config.gateway.http.endpoints
+    def __init__(self, config: Config) -> None:
+        endpoints = config.gateway.http.endpoints
         switches = endpoints.model_dump(by_alias=True)
         self._switched_on = {name for name, settings in switches.items() if settings["enabled"]}
         self._lock = threading.Lock()

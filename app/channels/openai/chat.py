@@ -11,12 +11,13 @@ from flask import Response, request
 
 from ...errors import GatewayBusy, SessionBusy
 from ...events import RunCompleted, RunEvent, TerminalEvent, TextDelta
-from ...runs.journal import JournaledRun
+from ...runs.journal import JournaledRun, KeptRun
 from ...runs.run import Run, RunRequest
 from ...runtime import Runtime
+from ..caller import Caller, caller_of
 from ..client import ClientWatch
 from ..drain import await_run
-from ..http import error_response, event_stream, json_response, read_json
+from ..http import error_response, event_stream, json_response, read_json, request_headers
 from .activity import shows_tools
 from .chunks import Completion
 from .idempotency import Keys, Told, fingerprint_of, journal_name, key_of, run_id_of
@@ -48,7 +49,7 @@ class Chat:
         self._runtime = runtime
         self._http = runtime.config.gateway.http
         self._settings = self._http.endpoints.chat_completions
-        self._keys = Keys(runtime.journal, runtime.store)
+        self._keys = Keys(runtime.journal, runtime.store, runtime.state.bus)
         self._images = ImageSource(self._settings.images, runtime.executor)
         self._models = choosable(runtime.config.agents.defaults.models)
 
@@ -57,14 +58,15 @@ class Chat:
         body = read_json(self._http.max_body_bytes, self._http.body_timeout_seconds)
         chat = parse_chat_request(body, self._images.attachments(ClientWatch(request.environ)))
         chat = with_reasoning(chat, self._settings.reasoning)
-        headers = {name.lower(): value for name, value in request.headers.items()}
+        headers = request_headers()
+        caller = caller_of(request.environ)
         key = key_of(headers)
         run_id = f"chatcmpl-{uuid.uuid4()}"
-        asked = _Asked(chat, self._route(chat, headers, run_id), headers)
+        asked = _Asked(chat, self._route(chat, headers, run_id, caller), headers)
         session_key = None if asked.route.ephemeral else asked.route.session_key
         try:
             if key is not None:
-                response = self._once(asked, key, fingerprint_of(body, headers), run_id)
+                response = self._once(asked, caller.private(key), fingerprint_of(body, headers), run_id)
             elif chat.store:
                 response = self._answer_kept(self._keep(asked, run_id), asked)
             else:
@@ -85,7 +87,7 @@ class Chat:
         ending = await_run(run, client)
         return respond(ending, completion, run_headers(run, ending, asked.chat.ignored))
 
-    def _answer_kept(self, run: JournaledRun, asked: _Asked) -> Response:
+    def _answer_kept(self, run: KeptRun, asked: _Asked) -> Response:
         """What comes, or has come, of a run that others may read as well."""
         completion = _completion(asked.chat, run.id, run.created_at)
         client = ClientWatch(request.environ)
@@ -134,9 +136,9 @@ class Chat:
         chat, wanted = asked.chat, self._request(asked, run_id, fingerprint)
         completion = _completion(chat, run_id, wanted.created_at)
         kept = Kept(completion, chat.model, chat.metadata, fingerprint)
-        return self._runtime.journal.start(wanted, kept, name=name)
+        return self._runtime.journal.start(wanted, kept, card=kept.card(), name=name)
 
-    def _route(self, chat: ChatRequest, headers: Mapping[str, str], run_id: str) -> Route:
+    def _route(self, chat: ChatRequest, headers: Mapping[str, str], run_id: str, caller: Caller) -> Route:
         return choose_route(
             headers,
             chat.model,
@@ -145,6 +147,7 @@ class Chat:
             strict_model=self._settings.strict_model,
             fresh_id=run_id.removeprefix("chatcmpl-"),
             models=self._models,
+            caller=caller,
         )
 
     def _is_ephemeral(self, route: Route) -> bool:

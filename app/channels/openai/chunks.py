@@ -64,11 +64,30 @@ class Completion:
         reasoning: bool = False,
     ) -> None:
         self._frame: Mapping[str, Any] = {"id": response_id, "created": created, "model": model}
+        self._options = {
+            "include_usage": include_usage,
+            "tools": tools,
+            "legacy": legacy,
+            "reasoning": reasoning,
+        }
         self._include_usage = include_usage
         self._tools = tools
         self._legacy = legacy
         self.shows_reasoning = reasoning
         self._before, self._after = self._split_content_chunk()
+
+    def card(self) -> dict[str, Any]:
+        """What it is made from, in JSON's types."""
+        return {**self._frame, **self._options}
+
+    @classmethod
+    def of_card(cls, card: Mapping[str, Any]) -> Completion:
+        """What has given this :meth:`card`.
+
+        :raises TypeError, KeyError: nothing has.
+        """
+        options = dict(card)
+        return cls(options.pop("id"), options.pop("created"), options.pop("model"), **options)
 
     def body(self, answer: RunCompleted, metadata: Mapping[str, str] | None = None) -> bytes:
         """The whole answer in one object; with the client's ``metadata`` if it is asked for later."""

@@ -18,8 +18,9 @@ from ...messages import JsonObject, JsonValue, Usage
 from ...runs.embedding import EmbeddingAsk, EmbeddingRun
 from ...runtime import Runtime
 from ...wire import dumps
+from ..caller import caller_of
 from ..client import ClientWatch
-from ..http import error_response, json_response, read_json
+from ..http import error_response, json_response, read_json, request_headers
 from .fields import integer, invalid, string
 from .routing import choosable, choose_route
 from .run_headers import run_headers
@@ -98,13 +99,14 @@ class EmbeddingsView:
     def _start(self, asked: EmbeddingsRequest) -> EmbeddingRun:
         run_id = uuid.uuid4()
         route = choose_route(
-            {name.lower(): value for name, value in request.headers.items()},
+            request_headers(),
             asked.model,
             asked.user,
             self._runtime.agents,
             strict_model=self._http.endpoints.chat_completions.strict_model,
             fresh_id=str(run_id),
             models=self._models,
+            caller=caller_of(request.environ),
         )
         ask = EmbeddingAsk(
             id=f"embd-{run_id}",

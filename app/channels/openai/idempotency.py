@@ -1,12 +1,14 @@
 """``Idempotency-Key``: what is asked again under its key is answered again, and done once.
 
 The run of a kept session has an id that follows from the key, so that its record is found after a
-restart. Of any other nothing is stored, and it is known only as long as the journal keeps it. Whoever
-has the secret is the owner, so a key is the gateway's and not one of several callers'.
+restart. Of any other no answer is stored, and it is known only as long as the journal keeps it: to other
+workers until its own one dies. Whoever has the secret is the owner, so a key is the gateway's and not one
+of several callers'.
 """
 
 from __future__ import annotations
 
+import secrets
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -14,20 +16,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 
+from ...bus import Bus
 from ...errors import Gone, InvalidRequest, KeyReused, RunInterrupted, RunUnderWay
-from ...events import RunCompleted, TerminalEvent
+from ...events import RunCompleted, RunFailed, TerminalEvent
 from ...messages import JsonValue
-from ...runs.journal import Journal, JournaledRun
+from ...runs.elsewhere import RemoteJournaledRun
+from ...runs.journal import Journal, JournaledRun, KeptRun
 from ...runs.outcomes import ending_of
 from ...sessions.records import INTERRUPTED, Run
 from ...sessions.store import Store
 from ...wire import canonical
-from .kept import Kept
+from .kept import kept_of
 
 HEADER = "idempotency-key"
 
 _LONGEST = 255
 _NAMESPACE = uuid.UUID("6b2f3c0e-8a52-4f0e-9f0b-3d1d1f7a6c15")
+_LEASE = 30.0  # seconds in which a run is begun or refused, if its worker lives
+_POLL = 0.03
 _SHOWS_ONLY = frozenset({"stream", "stream_options"})  # how the answer comes, not what it is
 
 
@@ -72,16 +78,15 @@ class Told:
 class Keys:
     """Finds what was asked under a key before. Any thread may call any method."""
 
-    def __init__(self, journal: Journal, store: Store) -> None:
+    def __init__(self, journal: Journal, store: Store, bus: Bus) -> None:
         self._journal = journal
         self._store = store
+        self._bus = bus
         # Reentrant for the condition's sake, as in RunService; guards _claimed.
         self._changed = threading.Condition(threading.RLock())
         self._claimed: set[str] = set()
 
-    def find(
-        self, key: str, fingerprint: str, begin: Callable[[], JournaledRun]
-    ) -> JournaledRun | Told | None:
+    def find(self, key: str, fingerprint: str, begin: Callable[[], JournaledRun]) -> KeptRun | Told | None:
         """What was asked under ``key`` before; None if this is the first time, which ``begin`` has begun.
 
         Whoever asks under the same key meanwhile waits until it has begun or was refused.
@@ -92,23 +97,46 @@ class Keys:
         :raises Gone: its session was deleted.
         :raises GatewayError: what ``begin`` raises; the key is then as free as before.
         """
-        with self._claim(key):
+        with self._claim(key), self._claim_everywhere(key):
             found = self._known(key, fingerprint)
             if found is None:
                 begin()
             return found
 
-    def _known(self, key: str, fingerprint: str) -> JournaledRun | Told | None:
+    def _known(self, key: str, fingerprint: str) -> KeptRun | Told | None:
         run = self._journal.get(journal_name(key))
-        if run is not None:
-            assert isinstance(run.about, Kept)
-            _require(run.about.fingerprint == fingerprint)
+        if run is not None and not self._is_lost(run) and (kept := kept_of(run)) is not None:
+            _require(kept.fingerprint == fingerprint)
             return run
         record = self._store.get_run(run_id_of(key))
         if record is None:
             return None
         _require(record.fingerprint == fingerprint)
         return Told(record, told_ending(record, self._store))
+
+    def _is_lost(self, run: KeptRun) -> bool:
+        """True for a run of a worker that died; like one before a restart it is known by its record only."""
+        if not (isinstance(run, RemoteJournaledRun) and isinstance(run.ending, RunFailed)):
+            return False
+        if run.ending.error.code not in INTERRUPTED:
+            return False
+        self._journal.forget(run.id)
+        return True
+
+    @contextmanager
+    def _claim_everywhere(self, key: str) -> Iterator[None]:
+        """What :meth:`_claim` does in this worker, in all of them; a worker that dies with it loses it."""
+        if not self._bus.shared:
+            yield
+            return
+        name, value = f"idem:{sha256(key.encode()).hexdigest()}", secrets.token_bytes(8)
+        wait = threading.Event()
+        while self._bus.claim(name, value, _LEASE) is not None:
+            wait.wait(_POLL)
+        try:
+            yield
+        finally:
+            self._bus.release(name, value)
 
     @contextmanager
     def _claim(self, key: str) -> Iterator[None]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ...errors import NotFound
-from ...runs.journal import Journal, JournaledRun
+from ...messages import JsonObject
+from ...runs.elsewhere import RemoteJournaledRun
+from ...runs.journal import Journal, KeptRun
 from .chunks import Completion
 
 
@@ -24,17 +27,45 @@ class Kept:
     metadata: Mapping[str, str]
     fingerprint: str | None
 
+    def card(self) -> JsonObject:
+        """The same in JSON's types, for other processes."""
+        return {
+            "completion": self.completion.card(),
+            "model": self.model,
+            "metadata": dict(self.metadata),
+            "fingerprint": self.fingerprint,
+        }
 
-def kept_of(run: JournaledRun | None) -> Kept | None:
+
+def kept_of(run: KeptRun | None) -> Kept | None:
     """What is kept of a run, if it is a chat completion."""
-    return run.about if run is not None and isinstance(run.about, Kept) else None
+    if isinstance(run, RemoteJournaledRun):
+        return _of_card(run.card.about)
+    if run is None or not isinstance(run.about, Kept):
+        return None
+    noted = _of_card(run.card)  # by now, perhaps in another process
+    if noted is not None:
+        run.about.metadata = noted.metadata
+    return run.about
 
 
-def find_kept(journal: Journal, run_id: str) -> tuple[JournaledRun, Kept] | None:
+def find_kept(journal: Journal, run_id: str) -> tuple[KeptRun, Kept] | None:
     """The journaled chat completion with this id."""
     run = journal.get(run_id)
     kept = kept_of(run)
     return (run, kept) if run is not None and kept is not None and run.id == run_id else None
+
+
+def _of_card(card: Any) -> Kept | None:
+    match card:
+        case {
+            "completion": dict(completion),
+            "model": str(model),
+            "metadata": dict(metadata),
+            "fingerprint": None | str() as fingerprint,
+        }:
+            return Kept(Completion.of_card(completion), model, metadata, fingerprint)
+    return None
 
 
 def no_such_completion(run_id: str) -> NotFound:

@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import groupby
 
 from ...events import RunEvent, TextDelta
-from ...runs.journal import JournaledRun
+from ...runs.journal import KeptRun
 from ..client import ClientWatch
 from ..drain import stream_events
 from .activity import Encode
@@ -23,7 +23,7 @@ _END = b"\n\n"
 
 
 def stream_numbered(
-    run: JournaledRun, role: bytes, encode: Encode, client: ClientWatch, keep_alive: float, after: int = -1
+    run: KeptRun, role: bytes, encode: Encode, client: ClientWatch, keep_alive: float, after: int = -1
 ) -> Generator[bytes]:
     """What follows chunk ``after``, -1 for everything, always ending in ``[DONE]``.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from ...agents.registry import Agent, AgentRegistry
 from ...errors import AgentNotFound, InvalidRequest
 from ...sessions.keys import fresh_key, parse_explicit_key, user_key
+from ..caller import OWNER, Caller
 
 AGENT_HEADERS = ("x-openclaw-agent-id", "x-openclaw-agent")
 SESSION_HEADER = "x-openclaw-session-key"
@@ -48,6 +49,7 @@ def choose_route(
     family: str = "openai",
     models: Collection[str] = (),
     default: str | None = None,
+    caller: Caller = OWNER,
 ) -> Route:
     """The agent by header, then by model, then the default; the session by header, user or fresh.
 
@@ -55,18 +57,31 @@ def choose_route(
     :param fresh_id: names the session of a request that names none.
     :param models: those that a client may choose beside the agent's own; if there are none, any.
     :param family: which API's sessions these are.
-    :param default: the agent that is meant if none is named, unless it is the gateway's default.
+    :param default: the agent that is meant if none is named, unless it is the caller's or the gateway's
+        default.
+    :param caller: in whose namespace the session is; who sets models free for all has not set them
+        free for a caller who is confined.
     :raises AgentNotFound: an agent is named that is not configured.
+    :raises Forbidden: the caller may not use it.
     :raises InvalidRequest: the session key is reserved, malformed or another agent's; the model
         is not one that may be chosen; the channel has no proper name.
     """
     named = named_agent(headers, model, agents, strict_model=strict_model)
-    agent_id = named or default or agents.default_id
+    agent_id = named or default or next(iter(caller.agents), agents.default_id)
     route = _place(headers, named, agent_id, user, agents, fresh_id=fresh_id, family=family)
+    if caller.confined:
+        route = _confined(route, caller)
     if MODEL_HEADER in headers or CHANNEL_HEADER in headers:
-        chosen = chosen_model(headers, agents.get(route.agent_id), models)
+        chosen = chosen_model(headers, agents.get(route.agent_id), models, free=not caller.confined)
         return replace(route, model=chosen, message_channel=message_channel(headers))
     return route
+
+
+def _confined(route: Route, caller: Caller) -> Route:
+    caller.require_agent(route.agent_id)
+    key = route.session_key
+    own = key if key.startswith("agent:") else f"agent:{route.agent_id}:{key}"
+    return replace(route, session_key=caller.key(own))
 
 
 def _place(
@@ -113,10 +128,13 @@ def named_agent(
     return None
 
 
-def chosen_model(headers: Mapping[str, str], agent: Agent, models: Collection[str]) -> str | None:
+def chosen_model(
+    headers: Mapping[str, str], agent: Agent, models: Collection[str], *, free: bool = True
+) -> str | None:
     """The ``provider/model`` that the client wants to answer, if it names one.
 
-    :param models: those that a client may choose beside the agent's own; if there are none, any.
+    :param models: those that a client may choose beside the agent's own.
+    :param free: if there are none, any may be chosen.
     :raises InvalidRequest: it is no such name, or not one that may be chosen.
     """
     ref = _header(headers, MODEL_HEADER)
@@ -130,7 +148,11 @@ def chosen_model(headers: Mapping[str, str], agent: Agent, models: Collection[st
             code="invalid_value",
         )
     ref = f"{provider.lower()}/{name}"
-    if models and ref not in models and all(ref != candidate.ref for candidate in agent.candidates):
+    if (
+        (models or not free)
+        and ref not in models
+        and all(ref != candidate.ref for candidate in agent.candidates)
+    ):
         raise InvalidRequest(
             f"The model {ref!r} is not among those that may be chosen (agents.defaults.models).",
             param=MODEL_HEADER,

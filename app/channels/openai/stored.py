@@ -11,13 +11,14 @@ from ...cancel import CancelReason
 from ...errors import InvalidRequest, RunUnderWay
 from ...messages import JsonObject
 from ...runs.attempt import STATUS
-from ...runs.journal import JournaledRun
+from ...runs.journal import KeptRun
 from ...runs.run import Run
 from ...runtime import Runtime
 from ...sessions.records import Run as RunRecord
 from ...wire import dumps
+from ..caller import caller_of
 from ..client import ClientWatch
-from ..http import event_stream, json_response, read_json
+from ..http import event_stream, json_response, read_json, request_headers
 from .activity import shows_tools
 from .chat import STREAM_HEADERS, respond
 from .chunks import Completion
@@ -40,27 +41,29 @@ class StoredChat:
 
     def completion(self, run_id: str) -> Response:
         """Show it, note something about it, or forget it."""
+        self._require_own(run_id)
         if request.method == "POST":
             return self._annotate(run_id)
         return self._forget(run_id) if request.method == "DELETE" else self._show(run_id)
 
     def stream(self, run_id: str) -> Response:
         """What follows the chunk ``?after=``, or all of it."""
+        self._require_own(run_id)
         after = _after(request.args.get("after"))
         found = find_kept(self._runtime.journal, run_id)
         if found is None:
-            if self._live(run_id):
+            if self._live(run_id) or self._elsewhere(run_id):
                 raise RunUnderWay("The run goes on, but only for the one who has asked for it.")
             raise no_such_completion(run_id)
         run, kept = found
-        sent = {name.lower(): value for name, value in request.headers.items()}
-        encode = encoder(kept.completion, tools=shows_tools(sent))
+        encode = encoder(kept.completion, tools=shows_tools(request_headers()))
         client, keep_alive = ClientWatch(request.environ), self._http.keep_alive_seconds
         events = stream_numbered(run, kept.completion.role(), encode, client, keep_alive, after)
         return event_stream(events, run_headers(run) | STREAM_HEADERS)
 
     def cancel(self, run_id: str) -> Response:
         """Stop the run if it goes on; how it stands with it then."""
+        self._require_own(run_id)
         live = self._live(run_id)
         found = find_kept(self._runtime.journal, run_id)
         if live is not None:
@@ -73,7 +76,9 @@ class StoredChat:
         record = self._record(run_id)
         if record is None:
             raise no_such_completion(run_id)
-        return _state(run_id, record.created_at, f"openclaw/{record.agent_id}", record.status)
+        stopped = record.ended_at is None and self._runtime.runs.cancel(run_id, CancelReason.USER)
+        model = found[1].model if found else f"openclaw/{record.agent_id}"
+        return _state(run_id, record.created_at, model, "cancelled" if stopped else record.status)
 
     def _show(self, run_id: str) -> Response:
         found = find_kept(self._runtime.journal, run_id)
@@ -81,6 +86,8 @@ class StoredChat:
             return _shown(*found)
         if (live := self._live(run_id)) is not None:
             return _pending(run_id, live.created_at, f"openclaw/{live.agent_id}", live.started_at)
+        if (there := self._elsewhere(run_id)) is not None:
+            return _pending(run_id, there.created_at, f"openclaw/{there.agent_id}", there.created_at)
         record = self._record(run_id)
         if record is None or record.session_id is None:
             raise no_such_completion(run_id)
@@ -98,8 +105,10 @@ class StoredChat:
             raise InvalidRequest(
                 "`metadata` is required.", param="metadata", code="missing_required_parameter"
             )
-        found[1].metadata = parse_metadata(body)
-        return _shown(*found)
+        run, kept = found
+        kept.metadata = parse_metadata(body)
+        self._runtime.journal.note(run, kept.card())
+        return _shown(run, kept)
 
     def _forget(self, run_id: str) -> Response:
         found = find_kept(self._runtime.journal, run_id)
@@ -109,16 +118,36 @@ class StoredChat:
         found[0].cancel(CancelReason.USER)  # nobody can come back to it
         return json_response(dumps({"id": run_id, "object": "chat.completion.deleted", "deleted": True}))
 
+    def _require_own(self, run_id: str) -> None:
+        """:raises NotFound: for the caller, there is no such run."""
+        caller = caller_of(request.environ)
+        if caller.confined and not caller.owns(self._session_of(run_id)):
+            raise no_such_completion(run_id)
+
+    def _session_of(self, run_id: str) -> str:
+        """The key of a run's session; "" if there is no such run."""
+        if (live := self._live(run_id)) is not None:
+            return live.request.session_key
+        record = self._record(run_id)
+        return record.session_key if record is not None else ""
+
     def _live(self, run_id: str) -> Run | None:
         run = self._runtime.runs.get(run_id) if run_id.startswith(_PREFIX) else None
         return run if run is not None and run.request.channel == "openai" else None
+
+    def _elsewhere(self, run_id: str) -> RunRecord | None:
+        """The run if it goes on in another process."""
+        if not self._runtime.state.shared:
+            return None
+        record = self._record(run_id)
+        return record if record is not None and record.ended_at is None else None
 
     def _record(self, run_id: str) -> RunRecord | None:
         record = self._runtime.store.get_run(run_id) if run_id.startswith(_PREFIX) else None
         return record if record is not None and record.channel == "openai" else None
 
 
-def _shown(run: JournaledRun, kept: Kept) -> Response:
+def _shown(run: KeptRun, kept: Kept) -> Response:
     run.touch()
     if run.ending is None:
         return _pending(run.id, run.created_at, kept.model, run.started_at)

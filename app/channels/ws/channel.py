@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint, Response, current_app, request
@@ -15,11 +16,14 @@ from flask_sock import Sock
 from simple_websocket import Server as Upgraded
 
 from ...errors import GatewayError, InvalidRequest, Unavailable
+from ...observe.metrics import Metrics
+from ...observe.series import Total
 from ...runs.outcomes import Outcomes
 from ...runtime import Runtime
 from ...sessions.keys import main_key
 from ...version import version
 from ..auth import Guard
+from ..caller import CALLER
 from ..client import Environ, client_socket
 from ..http import error_response
 from .asked import IMAGE_BYTES
@@ -64,7 +68,7 @@ def open_channel(runtime: Runtime, guard: Guard, limits: Limits | None = None) -
         runtime=runtime,
         hub=hub,
         feed=Feed(hub, runtime.store, _now, runtime.executor),
-        outcomes=Outcomes(runtime.runs, runtime.store, _now),
+        outcomes=Outcomes(runtime.runs, runtime.store, _now, runtime.state.bus),
         guard=guard,
         limits=limits or Limits(),
         version=release,
@@ -78,15 +82,40 @@ def open_channel(runtime: Runtime, guard: Guard, limits: Limits | None = None) -
     runtime.runs.observe(channel.outcomes.observe)  # who waits for an answer gets it after the last event
     approvals.approvals_feed(hub, runtime.tools.approvals)
     hub.watch_health(lambda: status.health(runtime, channel.clock()))
-    channel.outcomes.resume()
+    _follow_others(channel)
+    runtime.state.resume_with(channel.outcomes.resume)
+    _measure(hub, runtime.watch.metrics)
     return channel
 
 
-def create_blueprint(channel: Channel, url_prefix: str = "") -> Blueprint:
-    """Answers upgrades on all paths under ``url_prefix`` that are no WebSocket routes of the host."""
+def _follow_others(channel: Channel) -> None:
+    """Hear of runs of other processes as of those of this one."""
+    relay = channel.runtime.state.relay
+    if relay is not None:
+        relay.follow(channel.feed.observe)
+        relay.follow(channel.outcomes.observe)
+        channel.hub.join(relay, channel.runtime.state.bus)
+
+
+def _measure(hub: Hub, metrics: Metrics | None) -> None:
+    if metrics is None:
+        return
+    series = metrics.series
+    dropped, given_up = Total(series.frames_dropped), Total(series.clients_dropped)
+
+    def look() -> None:
+        series.sockets.set(hub.connected)
+        dropped.show(hub.backlog.dropped)
+        given_up.show(hub.backlog.given_up)
+
+    metrics.look(look)
+
+
+def open_desk(channel: Channel) -> Desk:
+    """What the connections of ``channel`` share."""
     methods = _methods(channel)
     handshake = Handshake(channel.guard, channel.runtime.config.gateway.control_ui.allowed_origins)
-    return _blueprint(Desk(channel, handshake, _server(channel, methods), methods), url_prefix)
+    return Desk(channel, handshake, _server(channel, methods), methods)
 
 
 def _methods(channel: Channel) -> Methods:
@@ -108,13 +137,16 @@ def _server(channel: Channel, methods: Methods) -> Server:
     )
 
 
-def _blueprint(desk: Desk, url_prefix: str) -> Blueprint:
-    blueprint = Blueprint("openclaw_ws", __name__)
+def create_blueprint(
+    desk: Callable[[], Desk], is_ours: Callable[[str], bool], name: str = "openclaw_ws"
+) -> Blueprint:
+    """Answers upgrades on those paths that ``is_ours`` says, unless they are WebSocket routes of the host."""
+    blueprint = Blueprint(name, __name__)
 
     def serve(upgraded: Upgraded) -> None:
         lent = upgraded.sock.socket
         upgraded.ws = None  # its parser of the upgrade has done its work, and is large
-        connection = Connection(lent, request.environ, desk)
+        connection = Connection(lent, request.environ, desk())
         prepare(lent)
         connection.serve()
 
@@ -123,10 +155,11 @@ def _blueprint(desk: Desk, url_prefix: str) -> Blueprint:
     Sock().route("/", bp=blueprint, endpoint="connection", build_only=True)(serve)
 
     def upgrade() -> Response | None:
-        if not _asks_for_upgrade(request.environ) or not _is_ours(url_prefix):
+        # A rule that matches an upgrade is a WebSocket of the host's.
+        if not _asks_for_upgrade(request.environ) or request.url_rule or not is_ours(request.path):
             return None
         try:
-            _hand_over(request.environ, desk.channel.hub)
+            _hand_over(request.environ, desk().channel)
         except GatewayError as error:
             return _refused(error)
         view: Any = current_app.view_functions[f"{blueprint.name}.connection"]
@@ -141,16 +174,11 @@ def _asks_for_upgrade(environ: Environ) -> bool:
     return str(environ.get("HTTP_UPGRADE", "")).strip().lower() == "websocket"
 
 
-def _is_ours(url_prefix: str) -> bool:
-    """True for a path of the gateway. A rule that matches an upgrade is a WebSocket of the host's."""
-    path = request.path
-    return request.url_rule is None and (path == url_prefix or path.startswith(f"{url_prefix}/"))
-
-
-def _hand_over(environ: dict[str, object], hub: Hub) -> None:
+def _hand_over(environ: dict[str, object], channel: Channel) -> None:
     """Check the opening handshake (RFC 6455 4.2.1) and take the socket from the server.
 
-    :raises InvalidRequest: it is incomplete. :raises Unavailable: there is no room or no socket.
+    :raises InvalidRequest: it is incomplete. :raises Unavailable: there is no room.
+    :raises _NoWebSockets: the server cannot do this.
     """
     connection = str(environ.get("HTTP_CONNECTION", "")).lower().split(",")
     if environ.get("REQUEST_METHOD") != "GET" or "upgrade" not in map(str.strip, connection):
@@ -159,16 +187,30 @@ def _hand_over(environ: dict[str, object], hub: Hub) -> None:
         raise _WrongVersion("Only version 13 of the WebSocket protocol is spoken here.")
     if not _is_key(str(environ.get("HTTP_SEC_WEBSOCKET_KEY", ""))):
         raise InvalidRequest("The Sec-WebSocket-Key is not 16 bytes in base64.")
-    if not hub.has_room:
-        raise Unavailable("The gateway has no room for another connection. Please try again.")
     sock = client_socket(environ)
-    if sock is None or isinstance(sock, ssl.SSLSocket):
-        raise Unavailable("WebSockets are not to be had from this server; end TLS in front of it.")
+    if sock is None or isinstance(sock, ssl.SSLSocket) or not environ.get("wsgi.multithread"):
+        raise _NoWebSockets
+    if not channel.hub.has_room:
+        raise Unavailable("The gateway has no room for another connection. Please try again.")
+    if (caller := channel.guard.named(request)) is not None:
+        environ[CALLER] = caller
     for name in _SOCKETS:
         if name in environ:
             environ[name] = Handover(sock)
     # Compression would cost every connection three times the memory, and more time than it saves.
     environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
+
+
+class _NoWebSockets(GatewayError):
+    """The server keeps its sockets to itself, or would serve nobody else meanwhile."""
+
+    status, type, code = 501, "invalid_request_error", "websocket_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This server cannot serve WebSockets: it takes one request at a time, ends TLS itself or keeps"
+            " its sockets to itself. gunicorn's gevent and gthread workers can, as can Flask's own server."
+        )
 
 
 class _WrongVersion(InvalidRequest):
@@ -182,7 +224,8 @@ class _WrongVersion(InvalidRequest):
 
 def _refused(error: GatewayError) -> Response:
     response = error_response(error)
-    response.headers["Connection"] = "close"
+    if client_socket(request.environ) is not None:  # other servers take the header for a mistake
+        response.headers["Connection"] = "close"
     return response
 
 

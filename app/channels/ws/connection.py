@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from ...context import Context, working_for
 from ...errors import GatewayError
 from ...log import get_logger
 from ...messages import JsonValue
@@ -198,7 +199,8 @@ class Connection:
 
     def _answer(self, method: Method, call: Call) -> None:
         try:
-            answer = method.handler(call)
+            with working_for(Context(request_id=self.id)):
+                answer = method.handler(call)
             if answer is not ANSWERED:
                 self.respond(call.id, answer)
         except Refusal as refusal:

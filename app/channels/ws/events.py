@@ -36,6 +36,7 @@ _STOPPED_BY = {
     CancelReason.DISCONNECT: "disconnect",
     CancelReason.TIMEOUT: "timeout",
     CancelReason.SHUTDOWN: "shutdown",
+    CancelReason.LOST: "lost",
 }
 
 

@@ -11,15 +11,16 @@ from functools import partial
 from ...errors import StoreError
 from ...events import TERMINAL, RunEvent, TextDelta
 from ...runs.executor import Deadline, Executor
-from ...runs.run import Listener, Run
+from ...runs.relay import Followed
+from ...runs.run import Listener
 from ...sessions.records import Added
 from ...sessions.store import Store
 from ...wire import dumps
+from .audiences import READERS, followers, may_read
 from .events import DELTA_MILLISECONDS, Frame, Narrator, final
 from .history import shown
 from .hub import Hub
 from .protocol import Peer
-from .scopes import allows
 
 _SHOWS_TOOLS = ("on", "full")
 _SPELLINGS = 4_000
@@ -54,10 +55,9 @@ class Feed:
         # run -> peer -> the session key as it wrote it
         self._spellings: OrderedDict[str, dict[str, str]] = OrderedDict()
 
-    def observe(self, run: Run) -> Listener:
-        """Listens to a run, which is about to begin or to end."""
-        request = run.request
-        live = _Live(Narrator(run.id, request.session_key, request.agent_id), request.session_key)
+    def observe(self, run: Followed) -> Listener:
+        """Listens to a run, which is about to begin or to end, or goes on in another process."""
+        live = _Live(Narrator(run.id, run.session_key, run.agent_id), run.session_key)
         with self._lock:
             self._live[run.id] = live
         return partial(self._hear, run.id, live)
@@ -96,25 +96,22 @@ class Feed:
     def say(self, run_id: str, session_key: str, agent_id: str, text: str) -> None:
         """Tell everybody what the gateway itself has answered: a ``chat`` final without a run."""
         payload = final(run_id, session_key, agent_id, text, self._clock())
-        self._broadcast(run_id, Frame("chat", payload), _may_read)
+        self._broadcast(run_id, Frame("chat", payload), may_read)
+        self._hub.announce_elsewhere("chat", READERS, dumps(payload))
         with self._lock:
             self._spellings.pop(run_id, None)
 
     def stored(self, added: Added) -> None:
         """Tell those who follow a session's messages what was added to them."""
-        followed = f"messages:{added.session_key}"
-        audience = [peer for peer in self._hub.peers() if followed in peer.subscriptions and _may_read(peer)]
-        for entry in added.entries if audience else ():
-            payload = dumps(
-                {
-                    "sessionKey": added.session_key,
-                    "agentId": added.agent_id,
-                    "runId": entry.run_id,
-                    "message": shown(entry),
-                }
-            )
-            for peer in audience:
-                peer.event("session.message", payload)
+        audience = followers(added.session_key)
+        for entry in added.entries if self._hub.reaches(audience) else ():
+            payload = {
+                "sessionKey": added.session_key,
+                "agentId": added.agent_id,
+                "runId": entry.run_id,
+                "message": shown(entry),
+            }
+            self._hub.announce("session.message", audience, dumps(payload))
 
     def in_flight(self, session_key: str) -> tuple[str, str] | None:
         """The run that is under way in a session, and what it has said so far."""
@@ -139,9 +136,9 @@ class Feed:
 
     def _send(self, run_id: str, live: _Live, frame: Frame) -> None:
         def wants_tools(peer: Peer) -> bool:
-            return _may_read(peer) and self._shows_tools(peer, live)
+            return may_read(peer) and self._shows_tools(peer, live)
 
-        self._broadcast(run_id, frame, wants_tools if frame.about_tools else _may_read)
+        self._broadcast(run_id, frame, wants_tools if frame.about_tools else may_read)
 
     def _broadcast(self, run_id: str, frame: Frame, accepts: Callable[[Peer], bool]) -> None:
         """Encode once for all, and once more for each that knows the session by another name."""
@@ -169,7 +166,3 @@ class Feed:
         except StoreError:
             return False
         return session is not None and session.settings.verbose in _SHOWS_TOOLS
-
-
-def _may_read(peer: Peer) -> bool:
-    return allows(peer.scopes, "operator.read")

@@ -15,6 +15,7 @@ from ...log import get_logger
 from ...messages import JsonObject
 from ...wire import dumps
 from ..auth import AuthMode, Guard, is_direct_loopback, is_loopback_url
+from ..caller import CALLER
 from ..client import Environ
 from . import device, frames
 from .connect import Connect
@@ -24,6 +25,9 @@ from .scopes import granted
 MAX_REASON_BYTES = 120
 
 _NOT_CONNECT = "invalid handshake: first request must be connect"
+_OWNERS_ONLY = (
+    "WebSocket connections see all sessions: they are for the owner (scope operator.admin); use the HTTP API"
+)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 _log = get_logger("ws")
@@ -83,20 +87,27 @@ class Handshake:
         protocol = _negotiated(connect, request.id)
         if connect.role != "operator":
             raise Refusal("invalid role")
-        self._check_origin(environ)
+        caller = None if connect.secrets else environ.get(CALLER)
+        self._check_origin(environ, anywhere=caller is None)
         if connect.proof is not None:
             local = is_direct_loopback(environ)
             device.verify(connect.proof, nonce=nonce, now_ms=now_ms, loopback=local)
-        self._check_secret(connect, environ)
+        if caller is None:
+            self._check_secret(connect, environ)
+        elif caller.confined:
+            raise Refusal(_OWNERS_ONLY, code="FORBIDDEN")
         client = replace(connect.client, device_id=connect.proof.id if connect.proof else "")
         return Accepted(request.id, protocol, client, granted(connect.scopes, protocol))
 
-    def _check_origin(self, environ: Environ) -> None:
-        """Pages of other sites may not connect: a browser would lend them its place in the network."""
+    def _check_origin(self, environ: Environ, *, anywhere: bool) -> None:
+        """Pages of other sites may not connect: a browser would lend them its place in the network.
+
+        :param anywhere: what allows all sites counts; it does not where the browser's cookie is the secret.
+        """
         origin, host = environ.get("HTTP_ORIGIN"), str(environ.get("HTTP_HOST", ""))
         if origin is None or _is_same_site(str(origin), host):
             return
-        if not self._origins & {"*", _normalized(str(origin))}:
+        if not self._origins & {"*" if anywhere else "", _normalized(str(origin))}:
             _log.warning("refused a page of the origin %.200r; the host asked for is %.200r", origin, host)
             raise Refusal(
                 "origin not allowed (open the Control UI from the gateway host "

@@ -8,11 +8,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from ...bus import Bus
 from ...errors import GatewayError
 from ...log import get_logger
 from ...messages import JsonObject, JsonValue
 from ...runs.executor import Deadline, Executor
-from ...wire import dumps
+from ...runs.relay import Relay
+from ...wire import dumps, loads
+from .audiences import EVERYBODY
+from .audiences import accepts as accepted_in
 from .backlog import Backlog
 from .protocol import Limits, Peer
 from .socket import TRY_AGAIN_LATER
@@ -24,6 +28,8 @@ _SHOWN = 100
 # Whoever comes and goes within this time, in seconds, is told about once.
 _PRESENCE_DELAY = 0.25
 _TICKS_PER_HEALTH = 2
+_TICKS_KEPT = 3  # for which other processes show clients of one of which nothing is heard
+_GROUP = "presence"
 # They come for one question each.
 _PASSERS_BY = ("cli", "probe")
 
@@ -71,6 +77,8 @@ class Hub:
         self._timer: Deadline | None = None
         self._news: Deadline | None = None
         self._health: Callable[[], JsonObject] | None = None
+        self._relay: Relay | None = None
+        self._bus: Bus | None = None
         self.versions = Versions()
         self.backlog = Backlog(limits.all_buffered_bytes)
         self.closing = False
@@ -80,6 +88,11 @@ class Hub:
         """True if somebody has said hello and is still here. Takes no lock."""
         return bool(self._peers)
 
+    @property
+    def connected(self) -> int:
+        """How many have said hello and are still here."""
+        return len(self._peers)
+
     def peers(self) -> list[Peer]:
         """Everybody who has said hello and is still here."""
         with self._lock:
@@ -88,8 +101,10 @@ class Hub:
     def presence(self) -> list[JsonValue]:
         """Who is here: the gateway itself first, then the clients that have come to stay."""
         with self._lock:
-            newest = list(self._present.values())[-_SHOWN:]
-        return [{**self._gateway, "ts": self._clock()}, *newest]
+            own = dict(self._present)
+        elsewhere = self._bus.present(_GROUP) if self._bus is not None else {}
+        others: list[JsonValue] = [loads(entry) for name, entry in elsewhere.items() if name not in own]
+        return [{**self._gateway, "ts": self._clock()}, *[*others, *own.values()][-_SHOWN:]]
 
     def broadcast(
         self,
@@ -107,6 +122,44 @@ class Hub:
         for peer in self.peers():
             if accepts(peer):
                 peer.event(name, payload, state_version=state_version, droppable=droppable)
+
+    def join(self, relay: Relay, bus: Bus) -> None:
+        """Share from now on what concerns the clients of other processes, and hear of those."""
+        self._relay = relay
+        self._bus = bus
+        relay.on_frame(self._show)
+
+    def reaches(self, audience: str) -> bool:
+        """True if somebody may be in ``audience``, here or in another process."""
+        if self._relay is not None and self._relay.wanted:
+            return True
+        return any(map(accepted_in(audience), self.peers())) if self.has_peers else False
+
+    def announce(self, name: str, audience: str, payload: bytes) -> None:
+        """Send an event to all of ``audience``, those of other processes included.
+
+        :param payload: encoded JSON.
+        """
+        self._show(name, audience, payload)
+        self.announce_elsewhere(name, audience, payload)
+
+    def announce_elsewhere(self, name: str, audience: str, payload: bytes) -> None:
+        """As :meth:`announce`, but only to those of other processes."""
+        if self._relay is not None:
+            self._relay.send_frame(name, audience, payload)
+
+    def _show(self, name: str, audience: str, payload: bytes) -> None:
+        if name == _GROUP:
+            with self._lock:
+                self.versions = Versions(self.versions.presence + 1, self.versions.health)
+            self._show_presence(payload)
+        elif self.has_peers:
+            self.broadcast(name, payload, accepts=accepted_in(audience))
+
+    def _tell_relay(self) -> None:
+        """Outside of the lock: whoever tells of a run from elsewhere asks for it."""
+        if self._relay is not None:
+            self._relay.attend(lambda: self.has_peers)
 
     def watch_health(self, health: Callable[[], JsonObject]) -> None:
         """Tell everybody now and then what ``health`` returns, for as long as somebody is here."""
@@ -152,6 +205,7 @@ class Hub:
                 self._announce_soon()
             if self._timer is None:
                 self._timer = self._executor.after(self._limits.tick_seconds, self._tick)
+        self._tell_relay()
 
     def leave(self, peer: Peer) -> None:
         """Forget ``peer``, whether it had said hello or not."""
@@ -166,6 +220,7 @@ class Hub:
                 self._timer.clear()
                 self._timer = None
             self._left.notify_all()
+        self._tell_relay()
 
     def shutdown(self) -> None:
         """Tell everybody that the gateway stops, close all connections, wait a few seconds for their ends."""
@@ -184,15 +239,33 @@ class Hub:
     def _announce_soon(self) -> None:
         """Under the lock. In a while, so that a crowd is announced once."""
         self.versions = Versions(self.versions.presence + 1, self.versions.health)
-        if self._news is None and self._peers and not self.closing:
+        if self._news is None and (self._peers or self._bus) and not self.closing:
             self._news = self._executor.after(_PRESENCE_DELAY, self._announce)
 
     def _announce(self) -> None:
         with self._lock:
             self._news = None
+        if self._bus is None:
+            self._show_presence(dumps({"presence": self.presence()}))
+            return
+        with suppress(RuntimeError):  # no thread is to be had: with the next change, then
+            self._executor.spawn("openclaw-ws-presence", self._announce_everywhere)
+
+    def _announce_everywhere(self) -> None:
+        self._say_who_is_here()
+        self.announce(_GROUP, EVERYBODY, dumps({"presence": self.presence()}))
+
+    def _say_who_is_here(self) -> None:
+        """Others show our clients as long as they hear of them."""
+        if self._bus is not None:
+            with self._lock:
+                own = {name: dumps(entry) for name, entry in self._present.items()}
+            self._bus.announce(_GROUP, own, _TICKS_KEPT * self._limits.tick_seconds)
+
+    def _show_presence(self, payload: bytes) -> None:
+        with self._lock:
             versions = self.versions.encoded()
-        payload = dumps({"presence": self.presence()})
-        self.broadcast("presence", payload, droppable=True, state_version=versions)
+        self.broadcast(_GROUP, payload, droppable=True, state_version=versions)
 
     def _tick(self) -> None:
         with self._lock:
@@ -202,6 +275,7 @@ class Hub:
             self._timer = self._executor.after(self._limits.tick_seconds, self._tick)
             self._ticks += 1
         self.broadcast("tick", dumps({"ts": self._clock()}), droppable=True)
+        self._say_who_is_here()
         if self._health is not None and self._ticks % _TICKS_PER_HEALTH == 0:
             with suppress(RuntimeError):  # no thread is to be had: the next time, then
                 self._executor.spawn("openclaw-ws-health", self._tell_health)

@@ -118,6 +118,8 @@ class Outbox:
 
         if not droppable or self._size <= self._limit // 2:
             self._offer(numbered)
+        else:
+            self._backlog.drop()
 
     def pong(self, payload: bytes) -> None:
         """Answer a ping."""
@@ -162,6 +164,7 @@ class Outbox:
                     self.cut()
                 return
             _log.info("a client is too slow: %d bytes wait for it", self._size)
+            self._backlog.give_up()
             self._size -= sum(map(len, self._queue))
             self._queue.clear()
         self.close(POLICY, "slow consumer")

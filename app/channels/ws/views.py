@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from ...agents.models import Candidate, resolve_candidate
@@ -45,13 +45,14 @@ def model_names(candidate: Candidate) -> Json:
     return {"modelProvider": candidate.provider.id, "model": candidate.model}
 
 
-def session_row(session: Session, runtime: Runtime, now: int) -> Json:
+def session_row(session: Session, runtime: Runtime, now: int, live: Sequence[str] | None = None) -> Json:
     """A session as a row of a list.
 
     :param now: Unix milliseconds.
+    :param live: the ids of its live runs; None looks for them.
     """
     candidate = session_model(session, runtime)
-    active: list[JsonValue] = [run.id for run in runtime.runs.of_session(session.key)]
+    active: list[JsonValue] = [*(runtime.runs.active([session.key])[session.key] if live is None else live)]
     return {
         "key": session.key,
         "agentId": session.agent_id,

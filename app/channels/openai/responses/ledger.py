@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,6 +13,8 @@ from ....cancel import CancelReason
 from ....errors import GatewayError, InvalidRequest, NotFound
 from ....events import TERMINAL, RunEvent, RunFailed
 from ....messages import Message
+from ....runs.elsewhere import RemoteJournaledRun
+from ....runs.journal import Journal, KeptRun
 from ....runs.run import Listener, Run
 from ....runs.service import RunService
 from ....sessions.records import Branch, NewResponse, StoredResponse
@@ -21,6 +24,7 @@ from .answer import Answer, Item
 from .ids import input_item_id, is_response_id, response_of_item
 
 _PATIENCE = 5.0  # seconds for a run that was cancelled to end
+_LOOK = 0.1  # seconds between two looks whether it has, in another process
 
 _INTERRUPTED = "The gateway stopped before the response was finished."
 
@@ -34,6 +38,7 @@ class Draft:
     :ivar items: what was asked, as it is shown again.
     :ivar system: the text of all system items so far, which holds for those that follow, too.
     :ivar reasoning: the model's reasoning is a part of the output.
+    :ivar owner: the namespace of the caller whose it is; "" for the owner of the gateway.
     """
 
     id: str
@@ -44,6 +49,7 @@ class Draft:
     system: str = ""
     reasoning: bool = False
     stored: bool = True
+    owner: str = ""
 
     def answer(self, ended_at: Callable[[], int]) -> Answer:
         """The response before anything has happened; ``ended_at`` is asked for Unix seconds."""
@@ -60,7 +66,7 @@ class Draft:
     def request(self) -> str:
         """What of it is stored, as JSON."""
         made = {"echo": self.echo, "items": self.items, "system": self.system, "reasoning": self.reasoning}
-        return dumps(made).decode()
+        return dumps(made | {"owner": self.owner} if self.owner else made).decode()
 
     @classmethod
     def of(cls, stored: StoredResponse) -> Draft:
@@ -74,6 +80,7 @@ class Draft:
             items=tuple(made.get("items", ())),
             system=made.get("system", ""),
             reasoning=made.get("reasoning", False),
+            owner=made.get("owner", ""),
         )
 
 
@@ -100,8 +107,8 @@ class Live:
     """
 
     draft: Draft
-    answer: Answer = field(init=False)
     end: _End = field(default_factory=_End)
+    answer: Answer = field(init=False)
     over: threading.Event = field(default_factory=threading.Event)
     deleted: bool = False
 
@@ -116,14 +123,17 @@ class Live:
 class Ledger:
     """All responses of a gateway. Any thread may call any method.
 
-    :meth:`observe` is an observer of the runs.
+    :meth:`observe` is an observer of the runs. A response that is stored as open and not live here is
+    being made in another process.
 
+    :param journal: where runs are found that other processes have.
     :param clock: Unix time in milliseconds.
     """
 
-    def __init__(self, store: Store, runs: RunService, clock: Callable[[], int]) -> None:
+    def __init__(self, store: Store, runs: RunService, journal: Journal, clock: Callable[[], int]) -> None:
         self._store = store
         self._runs = runs
+        self._journal = journal
         self._clock = clock
         self._live: dict[str, Live] = {}
 
@@ -149,7 +159,9 @@ class Ledger:
         """
         key: str | None = branch.key
         if draft.stored:
-            new = NewResponse(draft.id, draft.agent_id, draft.created_at, draft.request(), parent_id)
+            made = draft.request()
+            worker = self._runs.worker
+            new = NewResponse(draft.id, draft.agent_id, draft.created_at, made, parent_id, worker)
             key = self._store.open_response(new, branch)
         if key is None:
             raise no_predecessor(str(parent_id))
@@ -162,16 +174,22 @@ class Ledger:
         if live.draft.stored:
             self._store.abandon_response(live.draft.id, branch)
 
-    def predecessor(self, response_id: str) -> Draft:
+    def require_own(self, response_id: str, owner: str) -> None:
+        """:raises NotFound: for the caller with this namespace, there is no such response."""
+        if owner and not _is_of(self._find(response_id)[1], owner):
+            raise _not_found(response_id)
+
+    def predecessor(self, response_id: str, owner: str) -> Draft:
         """The stored response that another one follows.
 
-        :raises NotFound: there is none.
+        :param owner: the namespace of the caller who wants to follow it.
+        :raises NotFound: there is none, or none of theirs.
         :raises InvalidRequest: it is not over, or nothing can follow it.
         """
         live, stored = self._find(response_id)
-        if stored is None:
+        if stored is None or not _is_of(stored, owner):
             raise no_predecessor(response_id)
-        if live is not None:
+        if live is not None or stored.open:
             raise _cannot_follow(f"The response {response_id!r} is not finished yet.")
         if stored.last_seq is None:
             raise _cannot_follow(f"The response {response_id!r} ended before it began; follow another one.")
@@ -197,7 +215,19 @@ class Ledger:
             raise _not_found(response_id)
         if live is not None:
             return live.answer.body()
+        if stored.open:
+            return self._so_far(Draft.of(stored)).body()
         return _object(stored.body) or Draft.of(stored).failed(_INTERRUPTED)
+
+    def live_of(self, run: KeptRun) -> Live | None:
+        """The response that a run makes or has made; None if it makes none."""
+        if isinstance(run.about, Live):
+            return run.about
+        stored = self._store.get_response(run.id) if isinstance(run, RemoteJournaledRun) else None
+        if stored is None:
+            return None
+        ended_at = _object(stored.body).get("completed_at") or self._clock() // 1000
+        return Live(Draft.of(stored), _End(ended_at))
 
     def input_items(self, response_id: str) -> list[Item]:
         """What a stored response was asked, in order.
@@ -209,19 +239,23 @@ class Ledger:
             raise _not_found(response_id)
         return _numbered(Draft.of(stored))
 
-    def references(self, limit: int) -> References:
-        """Finds the items that one request refers to, up to ``limit`` bytes of them."""
-        return References(lambda response_id: self._find(response_id)[1], limit)
+    def references(self, limit: int, owner: str) -> References:
+        """Finds the items that one request refers to, up to ``limit`` bytes of them, of its caller's own."""
+
+        def own(response_id: str) -> StoredResponse | None:
+            stored = self._find(response_id)[1]
+            return stored if _is_of(stored, owner) else None
+
+        return References(own, limit)
 
     def cancel(self, response_id: str) -> dict[str, Any]:
         """Stop a stored response if it is being made; the response, which is then over.
 
         :raises NotFound: there is none.
         """
-        live, _ = self._find(response_id)
-        if live is not None:
-            self._runs.cancel(response_id, CancelReason.USER)
-            live.over.wait(_PATIENCE)
+        live, stored = self._find(response_id)
+        if live is not None or (stored is not None and stored.open):
+            self._stop(response_id, live)
         return self.body(response_id)
 
     def delete(self, response_id: str) -> None:
@@ -234,11 +268,28 @@ class Ledger:
             raise _not_found(response_id)
         if live is not None:
             live.deleted = True
-            self._runs.cancel(response_id, CancelReason.USER)
-            if live.over.wait(_PATIENCE):  # it may have ended just before it was to be deleted
-                self._store.delete_response(response_id)
-        else:
+        if (live is None and not stored.open) or self._stop(response_id, live):
             self._store.delete_response(response_id)
+
+    def _stop(self, response_id: str, live: Live | None) -> bool:
+        """Stop a response that is being made; False if it is not over in time."""
+        self._runs.cancel(response_id, CancelReason.USER)
+        if live is not None:
+            return live.over.wait(_PATIENCE)
+        until = time.monotonic() + _PATIENCE
+        while (stored := self._store.get_response(response_id)) is not None and stored.open:
+            if time.monotonic() > until:
+                return False
+            time.sleep(_LOOK)
+        return True
+
+    def _so_far(self, draft: Draft) -> Answer:
+        """What is known of a response that another process makes."""
+        answer = draft.answer(lambda: self._clock() // 1000)
+        for event in self._journal.heard(draft.id):
+            for _ in answer.feed(event):
+                pass
+        return answer
 
     def _find(self, response_id: str) -> tuple[Live | None, StoredResponse | None]:
         """A response that is stored; the first is None unless it is being made.
@@ -330,6 +381,11 @@ def _numbered(draft: Draft) -> list[Item]:
     return [
         {"id": input_item_id(draft.id, item["type"], index), **item} for index, item in enumerate(draft.items)
     ]
+
+
+def _is_of(stored: StoredResponse | None, owner: str) -> bool:
+    """True for what a caller with this namespace may see; who has none sees all."""
+    return not owner or (stored is not None and Draft.of(stored).owner == owner)
 
 
 def _object(text: str | None) -> dict[str, Any]:

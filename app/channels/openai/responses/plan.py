@@ -14,6 +14,7 @@ from ....messages import Message
 from ....runs.run import RunRequest
 from ....sessions.keys import conversation_key, fresh_key
 from ....sessions.records import Branch
+from ...caller import OWNER, Caller
 from ..routing import SESSION_HEADER, Route, choose_route
 from .ids import response_id
 from .ledger import Draft, Ledger, Live
@@ -65,17 +66,23 @@ class Planner:
         self._models = models
 
     def plan(
-        self, asked: ResponseRequest, headers: Mapping[str, str], now: int, owners: Collection[str] = ()
+        self,
+        asked: ResponseRequest,
+        headers: Mapping[str, str],
+        now: int,
+        owners: Collection[str] = (),
+        caller: Caller = OWNER,
     ) -> Plan:
         """Open a response and say which run makes it; whoever does not start it has to abandon it.
 
         :param headers: names in lower case. :param now: Unix milliseconds.
         :param owners: the agents whose items the request refers to.
+        :param caller: whose the response is to be.
         :raises InvalidRequest: what is asked does not go together.
         :raises NotFound: the agent or the response that it follows does not exist.
         """
         number = uuid.uuid4().hex
-        place = self._place(asked, headers, number)
+        place = self._place(asked, headers, number, caller)
         route = place.route
         if others := sorted(set(owners) - {route.agent_id}):
             raise InvalidRequest(
@@ -93,6 +100,7 @@ class Planner:
             system=own,
             reasoning=asked.show_reasoning,
             stored=asked.store,
+            owner=caller.own,
         )
         live, key = self._ledger.open(draft, branch, asked.previous_id)
         request = RunRequest(
@@ -120,31 +128,35 @@ class Planner:
         wanted["top_p"] = (asked.params.top_p, own.top_p)
         return {name: next((v for v in values if v is not None), 1.0) for name, values in wanted.items()}
 
-    def _place(self, asked: ResponseRequest, headers: Mapping[str, str], number: str) -> _Place:
+    def _place(
+        self, asked: ResponseRequest, headers: Mapping[str, str], number: str, caller: Caller
+    ) -> _Place:
         for param in ("previous_response_id", "conversation"):
             if asked.echo[param] and headers.get(SESSION_HEADER, "").strip():
                 raise InvalidRequest(f"`{param}` cannot stand beside {SESSION_HEADER}.", param=param)
         if asked.previous_id:
-            return self._after(asked, headers, number)
-        route = self._route(asked, headers, number)
+            return self._after(asked, headers, number, caller)
+        route = self._route(asked, headers, number, caller)
         if asked.conversation:
-            key = conversation_key(route.agent_id, asked.conversation)
+            key = caller.key(conversation_key(route.agent_id, asked.conversation))
             return _Place(_at(route, key), asked.input.messages, ephemeral=False, continues=True)
         if route.ephemeral:  # nothing was said before
             bound_results((), asked.input.messages)
         return _Place(route, asked.input.messages, ephemeral=route.ephemeral and not asked.store)
 
-    def _after(self, asked: ResponseRequest, headers: Mapping[str, str], number: str) -> _Place:
+    def _after(
+        self, asked: ResponseRequest, headers: Mapping[str, str], number: str, caller: Caller
+    ) -> _Place:
         """The place right behind an earlier response; of the same agent, whom the request need not name."""
-        earlier = self._ledger.predecessor(str(asked.previous_id))
-        route = self._route(asked, headers, number, default=earlier.agent_id)
+        earlier = self._ledger.predecessor(str(asked.previous_id), caller.own)
+        route = self._route(asked, headers, number, caller, default=earlier.agent_id)
         if route.agent_id != earlier.agent_id:
             raise InvalidRequest(
                 f"The previous response is agent {earlier.agent_id!r}'s, but the request names"
                 f" {route.agent_id!r}.",
                 param="previous_response_id",
             )
-        route = _at(route, fresh_key(route.agent_id, number, _FAMILY))
+        route = _at(route, caller.key(fresh_key(route.agent_id, number, _FAMILY)))
         if asked.store:
             return _Place(
                 route, asked.input.messages, ephemeral=False, continues=True, carried=earlier.system
@@ -154,7 +166,12 @@ class Planner:
         return _Place(route, (*said, *fresh), ephemeral=True, carried=earlier.system)
 
     def _route(
-        self, asked: ResponseRequest, headers: Mapping[str, str], number: str, default: str | None = None
+        self,
+        asked: ResponseRequest,
+        headers: Mapping[str, str],
+        number: str,
+        caller: Caller,
+        default: str | None = None,
     ) -> Route:
         return choose_route(
             headers,
@@ -166,6 +183,7 @@ class Planner:
             family=_FAMILY,
             models=self._models,
             default=default,
+            caller=caller,
         )
 
 

@@ -9,13 +9,14 @@ from flask import Response, request
 
 from ....errors import EventsLost, GatewayBusy, GatewayError, InvalidRequest, SessionBusy
 from ....events import RunCompleted
-from ....runs.journal import JournaledRun
+from ....runs.journal import KeptRun
 from ....runs.run import Run
 from ....runtime import Runtime
 from ....wire import dumps
+from ...caller import caller_of
 from ...client import ClientWatch
 from ...drain import Source, await_run, stream_events
-from ...http import error_response, event_stream, json_response, read_json
+from ...http import error_response, event_stream, json_response, read_json, request_headers
 from ..remote import ImageSource
 from ..routing import choosable
 from ..run_headers import limit_headers, run_headers
@@ -39,7 +40,7 @@ class Responses:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._http = runtime.config.gateway.http
-        self._ledger = Ledger(runtime.store, runtime.runs, _now)
+        self._ledger = Ledger(runtime.store, runtime.runs, runtime.journal, _now)
         self._planner = Planner(
             runtime.agents,
             self._ledger,
@@ -55,9 +56,10 @@ class Responses:
         body = read_json(self._http.max_body_bytes, self._http.body_timeout_seconds)
         try:
             attachments = self._images.attachments(ClientWatch(request.environ))
-            references = self._ledger.references(_REFERENCES * self._http.max_body_bytes)
+            caller = caller_of(request.environ)
+            references = self._ledger.references(_REFERENCES * self._http.max_body_bytes, caller.own)
             asked = parse_response_request(body, references.find, attachments)
-            plan = self._planner.plan(asked, _headers(), _now(), references.agents)
+            plan = self._planner.plan(asked, request_headers(), _now(), references.agents, caller)
             response = self._answer(asked, plan)
         except InvalidRequest as error:
             raise _in_these_terms(error) from None
@@ -67,27 +69,35 @@ class Responses:
 
     def retrieve(self, response_id: str) -> Response:
         """``GET /v1/responses/{id}``."""
+        self._require_own(response_id)
         body = self._ledger.body(response_id)
         if request.args.get("stream", "").lower() not in ("true", "1"):
             return json_response(dumps(body))
         run = self._runtime.journal.get(response_id)
-        if run is None or not isinstance(run.about, Live):
+        live = self._ledger.live_of(run) if run is not None else None
+        if run is None or live is None:
             raise EventsLost if body["background"] else _not_kept()
-        return self._stream_kept(run, run.about, after=_starting_after())
+        return self._stream_kept(run, live, after=_starting_after())
 
     def delete(self, response_id: str) -> Response:
         """``DELETE /v1/responses/{id}``."""
+        self._require_own(response_id)
         self._ledger.delete(response_id)
         self._runtime.journal.forget(response_id)
         return json_response(dumps({"id": response_id, "object": "response", "deleted": True}))
 
     def cancel(self, response_id: str) -> Response:
         """``POST /v1/responses/{id}/cancel``."""
+        self._require_own(response_id)
         return json_response(dumps(self._ledger.cancel(response_id)))
 
     def input_items(self, response_id: str) -> Response:
         """``GET /v1/responses/{id}/input_items``."""
+        self._require_own(response_id)
         return json_response(dumps(page_of(self._ledger.input_items(response_id), request.args)))
+
+    def _require_own(self, response_id: str) -> None:
+        self._ledger.require_own(response_id, caller_of(request.environ).own)
 
     def _answer(self, asked: ResponseRequest, plan: Plan) -> Response:
         try:
@@ -126,7 +136,7 @@ class Responses:
         return json_response(dumps(plan.live.answer.body()), headers=headers)
 
     def _stream_kept(
-        self, run: JournaledRun, live: Live, headers: Mapping[str, str] | None = None, *, after: int = -1
+        self, run: KeptRun, live: Live, headers: Mapping[str, str] | None = None, *, after: int = -1
     ) -> Response:
         """The events of a run that others may read, too: always from the first, so that the numbers agree."""
         return self._stream(run.read(), EventWriter(live.again(), after), headers or {})
@@ -138,17 +148,23 @@ class Responses:
         return event_stream(events, {**headers, **_STREAM_HEADERS})
 
 
-def routes(views: Responses) -> tuple[tuple[str, str, Callable[..., Response]], ...]:
-    """Rules, names of endpoints and views, to be registered under ``/v1``."""
-    one = "/responses/<string:response_id>"
-    return (
-        ("/responses", "responses", views.create),
-        (one, "response", _by_method(GET=views.retrieve, DELETE=views.delete)),
-        (f"{one}/cancel", "response_cancel", views.cancel),
-        (f"{one}/input_items", "response_input_items", views.input_items),
-    )
+def views(bound: Responses) -> dict[str, Callable[..., Response]]:
+    """The views of :data:`RULES` by endpoint."""
+    return {
+        "responses": bound.create,
+        "response": _by_method(GET=bound.retrieve, DELETE=bound.delete),
+        "response_cancel": bound.cancel,
+        "response_input_items": bound.input_items,
+    }
 
 
+_ONE = "/responses/<string:response_id>"
+RULES = (
+    ("/responses", "responses"),
+    (_ONE, "response"),
+    (f"{_ONE}/cancel", "response_cancel"),
+    (f"{_ONE}/input_items", "response_input_items"),
+)
 METHODS: dict[str, tuple[str, ...]] = {
     "responses": ("POST",),
     "response": ("GET", "DELETE"),
@@ -159,10 +175,6 @@ METHODS: dict[str, tuple[str, ...]] = {
 
 def _by_method(**views: Callable[..., Response]) -> Callable[..., Response]:
     return lambda **values: views[request.method](**values)
-
-
-def _headers() -> dict[str, str]:
-    return {name.lower(): value for name, value in request.headers.items()}
 
 
 def _starting_after() -> int:

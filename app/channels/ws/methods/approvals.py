@@ -8,10 +8,10 @@ from typing import cast, get_args
 from ....messages import JsonValue
 from ....tools.approvals import Approval, Approvals, Decision, Outcome
 from ....wire import dumps
+from ..audiences import DECIDERS
 from ..context import Channel
 from ..hub import Hub
 from ..protocol import Call, Method, Methods, Peer, Refusal, text
-from ..scopes import allows
 from ..views import Json
 
 _DECISIONS = get_args(Decision)
@@ -35,7 +35,7 @@ def approvals_feed(hub: Hub, approvals: Approvals) -> Callable[[], None]:
     def tell(approval: Approval, outcome: Outcome | None) -> None:
         name = "exec.approval.requested" if outcome is None else "exec.approval.resolved"
         payload = _row(approval) if outcome is None else _resolved(approval, outcome)
-        hub.broadcast(name, dumps(payload), accepts=_may_decide)
+        hub.announce(name, DECIDERS, dumps(payload))
 
     return approvals.subscribe(tell)
 
@@ -91,7 +91,3 @@ def _find(approvals: Approvals, call: Call) -> Approval:
 def _unknown(peer: Peer) -> Refusal:
     code = "INVALID_REQUEST" if peer.protocol == 3 else "APPROVAL_NOT_FOUND"
     return Refusal("unknown or expired approval id", code=code)
-
-
-def _may_decide(peer: Peer) -> bool:
-    return allows(peer.scopes, "operator.approvals")

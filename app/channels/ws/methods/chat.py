@@ -94,12 +94,18 @@ def _begin(context: Channel, call: Call, request: RunRequest) -> TerminalEvent |
         if reply.text:
             started["note"] = reply.text  # the run's answer is all that its events tell
     runs = context.runtime.runs
-    earlier = runs.family(request.session_key) if mode == "interrupt" else ()
+    earlier = _under_way(context, request.session_key) if mode == "interrupt" else ()
     steers = mode == "steer" and request.compact is None
     context.outcomes.start(replace(request, steer=steers), acknowledge)
-    for run in earlier:  # only now: a message that is refused interrupts nothing
-        run.cancel(CancelReason.USER)
+    for run_id in earlier:  # only now: a message that is refused interrupts nothing
+        runs.cancel(run_id, CancelReason.USER)
     return None
+
+
+def _under_way(context: Channel, key: str) -> list[str]:
+    """The runs of a session, wherever they are, and of the sub-agents it has started here."""
+    runs = context.runtime.runs
+    return [*dict.fromkeys([*(run.id for run in runs.family(key)), *runs.active([key])[key]])]
 
 
 def _mode(context: Channel, call: Call) -> str:
@@ -133,10 +139,9 @@ def _abort(context: Channel, call: Call) -> JsonValue:
     if run_id is None:
         stopped = runs.cancel_session(key, CancelReason.USER)
     else:
-        run = runs.get(run_id)
-        if run is not None and run.request.session_key != key:
+        if runs.session_of(run_id) not in (None, key):
             raise Refusal("runId does not match sessionKey")
-        stopped = [run_id] if run is not None and run.cancel(CancelReason.USER) else []
+        stopped = [run_id] if runs.cancel(run_id, CancelReason.USER) else []
     return {"ok": True, "aborted": bool(stopped), "runIds": [*stopped]}
 
 
@@ -172,7 +177,7 @@ def _inject(context: Channel, call: Call) -> JsonValue:
     said = text(call.params, "message", call.method, required=True) or ""
     label = text(call.params, "label", call.method)
     key, agent_id = asked.place(written, runtime)
-    if runtime.runs.of_session(key):  # it must not come between a tool call and its result
+    if runtime.runs.active([key])[key]:  # it must not come between a tool call and its result
         raise Refusal("an answer is being given in this session", code="UNAVAILABLE", retry_after_ms=1_000)
     session = runtime.store.session(key)
     message_id = context.new_id()[:8]

@@ -16,9 +16,9 @@ from ....runtime import Runtime
 from ....sessions.keys import main_key
 from ....sessions.records import Session, SessionSettings
 from ....wire import dumps
+from ..audiences import SESSIONS
 from ..context import Channel
-from ..protocol import Call, Method, Methods, Peer, Refusal, text
-from ..scopes import allows
+from ..protocol import Call, Method, Methods, Refusal, text
 from ..views import (
     STORE_NAME,
     Json,
@@ -182,12 +182,12 @@ class _Change:
         return main_key(agent_id, f"dashboard:{self.context.new_id()}")
 
     def _stop_one(self, run_id: str, key: str | None) -> Sequence[str]:
-        run = self.runtime.runs.get(run_id)
-        if run is None:
+        owner = self.runtime.runs.session_of(run_id)
+        if owner is None:
             return []
-        if key not in (None, run.request.session_key):
+        if key not in (None, owner):
             raise Refusal("runId does not match sessionKey")
-        return [run.id] if run.cancel(CancelReason.USER) else []
+        return [run_id] if self.runtime.runs.cancel(run_id, CancelReason.USER) else []
 
     def _changes(self, call: Call, key: str) -> dict[str, str | None]:
         """The settings that the parameters state."""
@@ -240,11 +240,7 @@ class _Change:
             "ts": now,
             "session": None if gone else session_row(session, self.runtime, now),
         }
-        self.context.hub.broadcast("sessions.changed", dumps(present(payload)), accepts=_follows)
-
-
-def _follows(peer: Peer) -> bool:
-    return "sessions" in peer.subscriptions and allows(peer.scopes, "operator.read")
+        self.context.hub.announce("sessions.changed", SESSIONS, dumps(present(payload)))
 
 
 def _choice(call: Call, name: str, choices: Sequence[str]) -> str | None:

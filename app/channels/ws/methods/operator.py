@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from ....messages import JsonValue
 from ....runs.command import outcome, session_json, transcript_json
+from ....runs.retention import delete_old
 from ....runs.usage import parse_usage_query, usage_report
-from ....runtime import Runtime
+from ....runtime import Runtime, retention_rules
 from ..context import Channel
 from ..keys import find
 from ..protocol import Call, Method, Methods, text
@@ -26,7 +27,11 @@ def methods(context: Channel) -> Methods:
         "openclaw.transcript": _transcript,
         "openclaw.usage": _usage,
     }
-    return {name: _method(context, answer) for name, answer in answers.items()}
+    reading = {name: _method(context, answer) for name, answer in answers.items()}
+    return reading | {
+        "openclaw.prune": Method("operator.write", lambda call: _prune(context, call), waits=True),
+        "openclaw.reload": Method("operator.write", lambda _: _reload(context), waits=True),
+    }
 
 
 def _method(context: Channel, answer: Callable[[Channel, Call], JsonValue]) -> Method:
@@ -53,7 +58,7 @@ def _outcome(context: Channel, call: Call) -> Json:
     """How a run ended, in the shape of ``openclaw agent --json``; what a person wants to know of its cost."""
     runtime = context.runtime
     run_id = text(call.params, "runId", call.method, required=True) or ""
-    if runtime.runs.get(run_id) is not None:
+    if runtime.runs.is_live(run_id):
         return {"state": "running"}
     ended = context.outcomes.last(run_id)
     if ended is None:
@@ -81,3 +86,20 @@ def _key(runtime: Runtime, call: Call) -> str:
 def _usage(context: Channel, call: Call) -> Json:
     asked = {name: value for name in _USAGE if isinstance(value := call.params.get(name), str)}
     return usage_report(parse_usage_query(asked, context.clock()), context.runtime.store)
+
+
+def _prune(context: Channel, call: Call) -> Json:
+    """Delete what is old by the configuration, whatever it says of doing so by itself; or count it."""
+    ages = retention_rules(context.runtime.config).ages(context.clock())
+    if ages is None:
+        return {"kept": True, "sessions": 0, "runs": 0}
+    store = context.runtime.store
+    dry = call.params.get("dryRun") is True
+    pruned = store.count_old(ages) if dry else delete_old(store, ages)
+    return {"kept": False, "sessions": pruned.sessions, "runs": pruned.runs}
+
+
+def _reload(context: Channel) -> Json:
+    """Read the configuration again; nothing has changed if it cannot be used."""
+    done = context.runtime.reloader.reload()
+    return {"applied": list(done.applied), "waiting": list(done.waiting)}

@@ -144,9 +144,10 @@ class _Look:
         preview = call.params.get("includeLastMessage") is True
         wanted = {session.id for session in sessions} if title or preview else set()
         ends = self.runtime.store.ends(wanted)
+        live = self.runtime.runs.active(session.key for session in sessions)
         return [
             {
-                **session_row(session, self.runtime, now),
+                **session_row(session, self.runtime, now, live[session.key]),
                 **titles(ends.get(session.id, ()), title=title, preview=preview),
             }
             for session in sessions

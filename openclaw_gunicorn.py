@@ -1,0 +1,289 @@
+"""A gateway under gunicorn, its own or in somebody's application. For a ``gunicorn.conf.py`` to import::
+
+    from openclaw_gunicorn import child_exit, graceful_timeout, on_exit
+    from openclaw_gunicorn import on_reload, on_starting, post_worker_init
+
+Above that, for the gevent worker: ``from gevent import monkey; monkey.patch_all()``. A hook of your own
+calls the one from here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import math
+import os
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# How long runs may go on after SIGTERM.
+DRAIN_SECONDS = float(os.environ.get("OPENCLAW_DRAIN_SECONDS") or 15)
+# How long runs are still taken after SIGTERM, while /readyz says no: for load balancers that ask it.
+LAME_DUCK_SECONDS = float(os.environ.get("OPENCLAW_LAME_DUCK_SECONDS") or 0)
+# Its end is a SIGKILL. After the drain, those runs that are left are stopped (up to 5 seconds), the last
+# events go out (1), WebSocket clients leave (4); the rest is for commands, child processes and the database.
+graceful_timeout = math.ceil(LAME_DUCK_SECONDS + DRAIN_SECONDS) + 5 + 1 + 4 + 5
+
+_CANNOT_LOAD = (
+    4  # tells gunicorn's master that the application cannot be loaded: it stops instead of trying again
+)
+_PR_SET_DUMPABLE = 4
+# prometheus-client looks here when it is loaded.
+_METRICS = "PROMETHEUS_MULTIPROC_DIR"
+_OWN_DIRECTORY = "openclaw-metrics-"
+# Real threads that take blocking calls. A thread takes the next call when its last result has reached the
+# event loop, which is in the loop's next round: with one thread, a busy loop would begin one run per round.
+_THREADS = 16
+
+_MANY = "several workers need a database and a Redis (DATABASE_URL and REDIS_URL)"
+_ONE_BY_ONE = (
+    "the sync worker serves one request at a time and no WebSockets; use worker_class = 'gthread' or 'gevent'"
+)
+
+
+def on_starting(server: Any) -> None:
+    """What holds for the master and, by inheritance, for its workers."""
+    wished = os.environ.get("WEB_CONCURRENCY", "1")
+    if wished != "1" and not shares_state(os.environ):
+        server.log.info("openclaw: WEB_CONCURRENCY=%s is ignored: %s", wished, _MANY)
+    _hide_environment()
+    _raise_file_limit(server.cfg.worker_connections)
+    if server.cfg.workers > 1:
+        _share_metrics(os.environ)
+
+
+def child_exit(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn calls hooks by position
+    """A worker that is gone has no runs and connections any more; what it has counted stays."""
+    for file in Path(os.environ.get(_METRICS) or os.devnull).glob(f"gauge_live*_{worker.pid}.db"):
+        file.unlink(missing_ok=True)
+
+
+def on_exit(server: Any) -> None:  # noqa: ARG001
+    """Leave nothing behind."""
+    directory = Path(os.environ.get(_METRICS) or os.devnull)
+    if directory.name.startswith(f"{_OWN_DIRECTORY}{os.getpid()}-"):
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def shares_state(env: Mapping[str, str]) -> bool:
+    """True if the environment names a database and a Redis, so that any number of workers are one gateway."""
+    return all(env.get(f"OPENCLAW_{name}") or env.get(name) for name in ("DATABASE_URL", "REDIS_URL"))
+
+
+def worker_count(env: Mapping[str, str]) -> int:
+    """How many workers ``WEB_CONCURRENCY`` asks for; one where more could not work together.
+
+    Platforms set the variable by themselves, so this is no reason not to start.
+    """
+    wished = env.get("WEB_CONCURRENCY", "")
+    return max(1, int(wished)) if shares_state(env) and wished.isdigit() else 1
+
+
+def on_reload(server: Any) -> None:
+    """On SIGHUP. A state may have room for one worker only: the old one goes before the new one comes."""
+    if server.cfg.workers > 1:  # then it has room for any number
+        return
+    server.kill_workers(signal.SIGTERM)
+    deadline = time.monotonic() + server.cfg.graceful_timeout
+    while server.WORKERS and time.monotonic() < deadline:
+        time.sleep(0.1)
+        server.reap_workers()
+    server.kill_workers(signal.SIGKILL)
+
+
+def logger_class() -> type:
+    """gunicorn's logger, whose lines look like the gateway's: ``OPENCLAW_LOG_FORMAT`` decides."""
+    plain: type = import_module("gunicorn.glogging").Logger
+    if os.environ.get("OPENCLAW_LOG_FORMAT", "").strip().lower() != "json":
+        return plain
+
+    def setup(self: Any, cfg: Any) -> None:
+        plain.setup(self, cfg)  # type: ignore[attr-defined]
+        for handler in self.error_log.handlers:
+            handler.setFormatter(_JsonLines())
+
+    return type("JsonLogger", (plain,), {"setup": setup})
+
+
+class _JsonLines(logging.Formatter):
+    """The gateway's JSON lines, for a master process that has not loaded the gateway."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """An object a line."""
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        shown: dict[str, Any] = {"time": moment, "level": record.levelname.lower(), "logger": record.name}
+        shown |= {"message": record.getMessage(), "pid": record.process}
+        if record.exc_info:
+            shown["exception"] = self.formatException(record.exc_info)
+        return json.dumps(shown, default=str)
+
+
+def post_worker_init(worker: Any) -> None:
+    """Open all gateways of the application, or stop the server; have them closed before the worker goes."""
+    mounts = list(gateways_in(worker.wsgi))
+    for mount in mounts:
+        mount.offload = mount.offload or native_threads()
+        if (problem := mount.try_open(worker.cfg.workers)) is not None:
+            print(f"openclaw: {problem}", file=sys.stderr)
+            sys.exit(_CANNOT_LOAD)
+    if mounts and worker.cfg.worker_class_str == "sync":
+        worker.log.warning("openclaw: %s", _ONE_BY_ONE)
+    signal.signal(signal.SIGHUP, lambda *_: _begin(lambda: _reload(mounts)))
+    _close_before_the_end(worker, mounts)
+
+
+def gateways_in(application: Any) -> Iterator[Any]:
+    """The gateways of a Flask application, also of one that middleware is wrapped around."""
+    extensions = getattr(application, "extensions", None)
+    if isinstance(extensions, dict):
+        yield from (value for key, value in extensions.items() if f"{key}:".startswith("openclaw:"))
+        return
+    mounted = getattr(application, "mounts", None)
+    inner = [*mounted.values()] if isinstance(mounted, dict) else []
+    inner += [getattr(application, name, None) for name in ("app", "wsgi_app", "application", "__self__")]
+    for one in inner:
+        if one is not None:
+            yield from gateways_in(one)
+
+
+def native_threads() -> Callable[[Callable[[], T]], T] | None:
+    """Where green threads send blocking calls, so that nobody else waits: real threads, one call at a time.
+
+    None where nobody patched the standard library: blocking is harmless there.
+    """
+    monkey = _monkey()
+    if monkey is None:
+        return None
+    ThreadPool = import_module("gevent.threadpool").ThreadPool  # noqa: N806 - it is a class
+
+    threads = ThreadPool(_THREADS)
+    lock = monkey.get_original("threading", "Lock")()
+
+    def offload(work: Callable[[], T]) -> T:
+        def alone() -> T:
+            with lock:
+                return work()
+
+        return threads.apply(alone)  # type: ignore[no-any-return]
+
+    return offload
+
+
+def _close_before_the_end(worker: Any, mounts: list[Any]) -> None:
+    """SIGTERM lets runs end first, Ctrl-C does not. Whoever signals twice gains nothing."""
+    stop: Any = signal.getsignal(signal.SIGTERM)
+    begun: set[int] = set()
+    closed = threading.Event()
+
+    def close(*seconds: float) -> None:
+        worker.cfg.set("keepalive", 0)  # a connection takes no further request: the next goes elsewhere
+        _together([partial(mount.close, *seconds) for mount in mounts])
+        closed.set()
+        os.kill(os.getpid(), signal.SIGTERM)  # the main thread may be asleep
+
+    def on_signal(signum: int, frame: Any) -> None:
+        if closed.is_set():
+            stop(signal.SIGTERM, frame)
+        elif signum not in begun:
+            begun.add(signum)
+            seconds = (DRAIN_SECONDS, LAME_DUCK_SECONDS) if signum == signal.SIGTERM else (0, 0)
+            _begin(partial(close, *seconds))
+
+    if _monkey() is not None:  # gevent's worker can be handed a single connection, others cannot
+        worker.run = partial(_run_to_the_last, worker, worker.run)
+    # A terminal sends SIGINT to all of us, and gunicorn's master then SIGQUIT to the worker.
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(signum, on_signal)
+
+
+def _run_to_the_last(worker: Any, run: Callable[[], None]) -> None:
+    """Run the worker, and in the end answer those who have connected and were not accepted any more.
+
+    The system would reset their connections. A proxy that has sent a request on one cannot know whether it
+    was taken, so it does not ask another gateway, as it does when a connection is refused.
+    """
+    doors = [listener.dup() for listener in worker.sockets]  # the worker closes its own too early
+    run()
+    late: list[Callable[[], None]] = []
+    for door in doors:
+        door.settimeout(0)
+        place = SimpleNamespace(getsockname=partial(lambda name: name, door.getsockname()))
+        with suppress(OSError):  # nobody is left
+            while True:
+                late.append(partial(worker.handle, place, *door.accept()))
+        door.close()
+    _together(late)
+
+
+def _reload(mounts: list[Any]) -> None:
+    for mount in mounts:
+        mount.reload()
+
+
+def _begin(work: Callable[[], object]) -> None:
+    """Start ``work`` from a signal's handler.
+
+    gevent may call that in its event loop, where nothing may wait, not even for a thread's start.
+    """
+    if _monkey() is None:
+        threading.Thread(target=work, name="openclaw-closing", daemon=True).start()
+    else:
+        import_module("gevent").spawn(work)
+
+
+def _together(works: Sequence[Callable[[], object]]) -> None:
+    threads = [threading.Thread(target=work, daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _monkey() -> Any:
+    """gevent's, if it has patched threads."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey if monkey is not None and monkey.is_module_patched("threading") else None
+
+
+def _share_metrics(env: MutableMapping[str, str]) -> None:
+    """Each scrape reaches one worker and has to see the sum of all: they count in files of one directory."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_OWN_DIRECTORY}*"):
+        owner = left.name.removeprefix(_OWN_DIRECTORY).partition("-")[0]
+        if Path("/proc/self").exists() and not Path("/proc", owner).exists():  # it was killed
+            shutil.rmtree(left, ignore_errors=True)
+    env[_METRICS] = env.get(_METRICS) or tempfile.mkdtemp(prefix=f"{_OWN_DIRECTORY}{os.getpid()}-")
+    directory = Path(env[_METRICS])
+    directory.mkdir(parents=True, exist_ok=True)
+    for file in directory.glob("*.db"):  # of workers of an earlier life
+        file.unlink(missing_ok=True)
+
+
+def _hide_environment() -> None:
+    """Commands of agents run as the same user: /proc must not show them our keys. Linux only."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _raise_file_limit(connections: int) -> None:
+    """A stream takes two sockets: its client's and its provider's."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4 * connections
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
