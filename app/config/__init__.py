@@ -21,7 +21,9 @@ from .gateway import (
 )
 from .loading import config_path, load_config, state_dir
 from .models import Compat, ModelConfig, ModelsConfig, ProviderConfig
-from .schema import Config, ResetConfig, SessionConfig
+from .schema import Config, MaintenanceConfig, ResetConfig, SessionConfig
+from .section import seconds_of
+from .state import StateConfig
 from .tools import AgentToolsConfig, ExecConfig, ExecPolicyConfig, ToolPolicyConfig, ToolsConfig, WebConfig
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "GatewayConfig",
     "HttpConfig",
     "ImagesConfig",
+    "MaintenanceConfig",
     "McpConfig",
     "McpServerConfig",
     "MessagesConfig",
@@ -53,11 +56,13 @@ __all__ = [
     "ResetConfig",
     "SessionConfig",
     "SkillsConfig",
+    "StateConfig",
     "SubagentsConfig",
     "ToolPolicyConfig",
     "ToolsConfig",
     "WebConfig",
     "config_path",
     "load_config",
+    "seconds_of",
     "state_dir",
 ]

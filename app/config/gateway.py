@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo, model_validator
 
+from .observing import MetricsConfig
 from .section import Count, Seconds, Secret, Section, TextList
 
 _LOOPBACK = "127.0.0.1"
@@ -176,6 +177,12 @@ class ControlUiConfig(Section):
     allowed_origins: Annotated[tuple[Origin, ...], Strict(False)] = ()
 
 
+class ReloadConfig(Section):
+    """What becomes of a change of the file while the gateway runs."""
+
+    mode: Literal["hybrid", "hot", "restart", "off"] = "hybrid"
+
+
 class GatewayConfig(Section):
     """The gateway as a network service."""
 
@@ -186,6 +193,8 @@ class GatewayConfig(Section):
     trusted_proxies: Annotated[tuple[Network, ...], Strict(False)] = ()
     control_ui: ControlUiConfig = ControlUiConfig()
     http: HttpConfig = HttpConfig()
+    reload: ReloadConfig = ReloadConfig()
+    metrics: MetricsConfig = MetricsConfig()
 
     @property
     def host(self) -> str:

@@ -13,9 +13,10 @@ _MAX_DEPTH = 10
 
 @dataclass
 class Reader:
-    """Reads a file with its includes; what goes wrong is added to ``problems``."""
+    """Reads a file with its includes; what goes wrong is added to ``problems``, what is read to ``files``."""
 
     problems: list[str] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
 
     def read(self, path: Path) -> object:
         """The value in ``path``, includes resolved; {} where a file is unusable."""
@@ -68,6 +69,7 @@ class Reader:
         return self._read(path, chain, f"{_KEY} {name!r} (resolved to {path})")
 
     def _read(self, path: Path, chain: tuple[Path, ...], label: str) -> object:
+        self.files.append(path)
         try:
             value = parse(path.read_text(encoding="utf-8-sig"))
         except InvalidJson5 as error:

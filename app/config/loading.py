@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,18 @@ from pydantic import ValidationError
 
 from ..errors import ConfigError
 from ..wire import clean
+from .gateway import GatewayConfig
 from .includes import Reader
+from .json5 import InvalidJson5, parse
+from .observing import with_log_variables
 from .problems import describe
 from .schema import Config, Document
+from .state import with_engines
 from .substitution import Substitution, known_values
 from .unserved import without_unserved
+from .variables import blame, with_variables
 
+_INLINE = "OPENCLAW_CONFIG_JSON"
 _SECRETS = {"token": "OPENCLAW_GATEWAY_TOKEN", "password": "OPENCLAW_GATEWAY_PASSWORD"}
 
 
@@ -25,18 +32,21 @@ def load_config(
     env: Mapping[str, str],
     *,
     require_auth: bool = True,
+    platform_env: bool = False,
 ) -> Config:
     """Read and validate the configuration.
 
-    :param source: the configuration itself, the path of a file, or None to look where
-        :func:`config_path` says; only then may the file be missing.
+    :param source: the configuration itself, the path of a file, or None for what
+        ``OPENCLAW_CONFIG_JSON`` holds, or else the file where :func:`config_path` says; only
+        then may the file be missing. Single keys from ``env`` win over all of them.
     :param env: the environment; it is read, never changed.
     :param require_auth: refuse a configuration without the secret that its mode needs.
+    :param platform_env: ``DATABASE_URL`` and ``REDIS_URL`` are the gateway's, and not its host's.
     :raises ConfigError: ``problems`` has one line for each mistake. A file that cannot be
         read or parsed is reported alone, before its content is looked at.
     """
     try:
-        return _load(source, env, require_auth)
+        return _load(source, env, require_auth, platform_env)
     except RecursionError:
         raise ConfigError("The configuration is nested too deeply.") from None
 
@@ -60,18 +70,32 @@ def state_dir(env: Mapping[str, str]) -> Path:
 
 
 def _load(
-    source: Mapping[str, object] | str | os.PathLike[str] | None, env: Mapping[str, str], require_auth: bool
+    source: Mapping[str, object] | str | os.PathLike[str] | None,
+    env: Mapping[str, str],
+    require_auth: bool,
+    platform_env: bool,
 ) -> Config:
     problems: list[str] = []
     warnings: list[str] = []
-    path = _path_of(source, env, warnings)
-    document = _document(source if isinstance(source, Mapping) else path, problems)
-    _refuse(problems, path)
+    files: list[Path] = []
+    inline = env.get(_INLINE, "") if source is None else ""
+    path = None if inline else _path_of(source, env, warnings)
+    place = _INLINE if inline else path
+    if inline:
+        document = _inline(inline, env, Reader(problems, files), warnings)
+    else:
+        document = _document(source if isinstance(source, Mapping) else path, Reader(problems, files))
+    document, variables = with_variables(document, env, problems)
+    document = with_log_variables(document, env, variables)
+    _refuse(problems, place)
     document = without_unserved(document, warnings)
     document = Substitution(known_values(document, env), problems, warnings).apply(document)
     document = _with_secrets_of(env, document)
+    document = with_engines(document, env, variables, platform=platform_env)
     parsed = _validated(document, require_auth, problems)
-    _refuse(problems, path)
+    if require_auth:
+        _refuse_open_address(parsed.gateway, env, problems)
+    _refuse([blame(problem, variables) for problem in problems], place)
     return Config(
         gateway=parsed.gateway,
         agents=parsed.agents,
@@ -81,9 +105,13 @@ def _load(
         messages=parsed.messages,
         skills=parsed.skills,
         mcp=parsed.mcp,
+        logging=parsed.logging,
+        state=parsed.state,
         state_dir=state_dir(env),
         path=path,
         warnings=tuple(warnings),
+        variables=(*([_INLINE] if inline else []), *variables.values()),
+        files=tuple(files) or (() if inline or source is not None else (config_path(env),)),
     )
 
 
@@ -107,11 +135,25 @@ def _path_of(
     return path
 
 
-def _document(source: Mapping[str, object] | Path | None, problems: list[str]) -> dict[str, Any]:
-    reader = Reader(problems)
+def _document(source: Mapping[str, object] | Path | None, reader: Reader) -> dict[str, Any]:
     if source is None:
         return {}
     value = reader.read(source) if isinstance(source, Path) else reader.resolve(_plain(source))
+    return _object(value, reader.problems)
+
+
+def _inline(text: str, env: Mapping[str, str], reader: Reader, warnings: list[str]) -> dict[str, Any]:
+    """The configuration that is written in the environment."""
+    if env.get("OPENCLAW_CONFIG_PATH"):
+        warnings.append(f"{_INLINE} is the configuration; the file of OPENCLAW_CONFIG_PATH is not read")
+    try:
+        return _object(reader.resolve(_plain(parse(text))), reader.problems)
+    except InvalidJson5 as error:
+        reader.problems.append(str(error))
+        return {}
+
+
+def _object(value: object, problems: list[str]) -> dict[str, Any]:
     plain = _plain(value)
     if isinstance(plain, dict):
         return plain
@@ -153,9 +195,26 @@ def _validated(document: dict[str, Any], require_auth: bool, problems: list[str]
         return Document()
 
 
-def _refuse(problems: list[str], path: Path | None) -> None:
+def _refuse_open_address(gateway: GatewayConfig, env: Mapping[str, str], problems: list[str]) -> None:
+    """The environment may choose another address than the one that the section itself has looked at."""
+    host = env.get("OPENCLAW_GATEWAY_HOST") or "localhost"
+    if gateway.auth.mode == "none" and not gateway.auth.allow_open_network and not _is_loopback(host):
+        problems.append(
+            f'OPENCLAW_GATEWAY_HOST: with gateway.auth.mode "none" everyone gets in who reaches {host}: set '
+            "a token or a password, listen on 127.0.0.1, or set gateway.auth.allowOpenNetwork to true"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _refuse(problems: list[str], source: Path | str | None) -> None:
     if problems:
-        place = f" in {path}" if path else ""
+        place = f" in {source}" if source else ""
         raise ConfigError(f"The configuration{place} cannot be used:", tuple(dict.fromkeys(problems)))
 
 

@@ -13,7 +13,9 @@ from .agents import AgentsConfig
 from .extras import McpConfig, MessagesConfig, SkillsConfig
 from .gateway import GatewayConfig
 from .models import ModelsConfig
-from .section import Count, Identifier, Section
+from .observing import LoggingConfig
+from .section import Count, Identifier, Section, Span
+from .state import StateConfig
 from .tools import ToolsConfig
 
 
@@ -25,11 +27,21 @@ class ResetConfig(Section):
     idle_minutes: Count | None = None
 
 
+class MaintenanceConfig(Section):
+    """How long conversations and the records of runs are kept; for ever where nothing is said."""
+
+    mode: Literal["warn", "enforce"] = "warn"
+    prune_after: Span | None = None
+    reset_archive_retention: Span | Literal[False] | None = None
+    prune_runs_after: Span | None = None
+
+
 class SessionConfig(Section):
     """How conversations are named, and how long they last."""
 
     main_key: Identifier = "main"
     reset: ResetConfig = ResetConfig()
+    maintenance: MaintenanceConfig = MaintenanceConfig()
 
 
 class Env(Section):
@@ -53,6 +65,8 @@ class Document(Section):
     messages: MessagesConfig = MessagesConfig()
     skills: SkillsConfig = SkillsConfig()
     mcp: McpConfig = McpConfig()
+    logging: LoggingConfig = LoggingConfig()
+    state: StateConfig = StateConfig()
 
 
 @dataclass(frozen=True)
@@ -60,7 +74,9 @@ class Config:
     """One immutable snapshot of the configuration.
 
     A run uses the snapshot that it started with. ``path`` is the file that was read, or
-    None. ``warnings`` are sentences for the operator, free of secrets.
+    None. ``warnings`` are sentences for the operator, free of secrets. ``variables`` are the
+    environment's variables that hold it or set a key of it. ``files`` are all files that were read, or
+    the one that would have been.
     """
 
     gateway: GatewayConfig
@@ -71,9 +87,18 @@ class Config:
     messages: MessagesConfig
     skills: SkillsConfig
     mcp: McpConfig
+    logging: LoggingConfig
     state_dir: Path
     path: Path | None
     warnings: tuple[str, ...]
+    variables: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    state: StateConfig = StateConfig()
+
+    @property
+    def store_place(self) -> Path | str:
+        """Where the store is: the URL of a database, which is a secret, or else the state directory."""
+        return self.state.database or self.state_dir
 
 
 def served_keys() -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.alias_generators import to_camel
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_SPAN = re.compile(r"([1-9][0-9]{0,5})(s|m|h|d|w)")
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
 _PLACEHOLDERS = {"", "undefined", "null"}
 
 
@@ -46,6 +48,22 @@ def _identifier(text: str) -> str:
     return text.lower()
 
 
+def seconds_of(span: str) -> float:
+    """A length of time such as ``90s``, ``30m``, ``12h``, ``30d`` or ``2w``, in seconds.
+
+    :raises ValueError: it is none.
+    """
+    found = _SPAN.fullmatch(span)
+    if not found:
+        raise ValueError('must be a length of time like "12h" or "30d"')
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def _span(span: str) -> str:
+    seconds_of(span)
+    return span
+
+
 def web_address(text: str) -> str:
     """``text`` without a slash at its end, if it is a plain http(s) address.
 
@@ -75,6 +93,7 @@ def _with_lower_keys(value: Any) -> Any:
 Secret: TypeAlias = Annotated[SecretStr, AfterValidator(_real_secret)]
 Text: TypeAlias = Annotated[str, Field(min_length=1)]
 TextList: TypeAlias = Annotated[tuple[Text, ...], Strict(False)]
+Span: TypeAlias = Annotated[str, AfterValidator(_span)]
 Identifier: TypeAlias = Annotated[str, AfterValidator(_identifier)]
 LowerKeys = BeforeValidator(_with_lower_keys)
 Count: TypeAlias = Annotated[int, Field(ge=1, le=2**53)]

@@ -54,14 +54,15 @@ _EXEC = _words(
 UNSERVED: Mapping[str, frozenset[str]] = {
     "": _words(
         """$schema accessGroups acp approvals audio auth bindings broadcast browser canvasHost channels cli
-        cloudWorkers commands crestodian cron diagnostics discovery hooks logging media memory
+        cloudWorkers commands crestodian cron diagnostics discovery hooks media memory
         meta multiAgent nodeHost plugins proxy secrets surfaces talk tts ui update web wizard"""
     ),
     "env": _words("shellEnv"),
+    "logging": _words("consoleLevel file maxFileBytes redactPatterns redactSensitive"),
     "gateway": _words(
         """allowRealIpFallback channelHealthCheckMinutes channelMaxRestartsPerHour
         channelStaleEventThresholdMinutes cliAgents handshakeTimeoutMs mode nodes publicOrigin
-        push reload remote roles tailscale terminal tls tools webchat"""
+        push remote roles tailscale terminal tls tools webchat"""
     ),
     "gateway.auth": _words("allowTailscale identityScopes trustedProxy"),
     "gateway.controlUi": _words(
@@ -69,6 +70,7 @@ UNSERVED: Mapping[str, frozenset[str]] = {
         dangerouslyAllowHostHeaderOriginFallback dangerouslyDisableDeviceAuth embedSandbox enabled github
         root sessionObserver"""
     ),
+    "gateway.reload": _words("debounceMs deferralTimeoutMs"),
     "gateway.http": _words("securityHeaders"),
     "gateway.http.endpoints": _words("embeddings"),
     "gateway.http.endpoints.responses": _words("files images maxBodyBytes maxUrlParts"),
@@ -125,10 +127,11 @@ UNSERVED: Mapping[str, frozenset[str]] = {
     ),
     "models.providers.*.models[].cost": _words("tieredPricing"),
     "session": _words(
-        """agentToAgent dmScope idleMinutes identityLinks maintenance maxRecentTurns parentForkMaxTokens
+        """agentToAgent dmScope idleMinutes identityLinks maxRecentTurns parentForkMaxTokens
         resetByChannel resetByType resetTriggers scope sendPolicy store threadBindings
         transcriptRetentionDays typingIntervalSeconds typingMode writeLock"""
     ),
+    "session.maintenance": _words("highWaterBytes maxDiskBytes maxEntries pruneDays rotateBytes"),
     "session.reset": _words("daily"),
     "skills": _words("allowBundled install limits"),
     "skills.load": _words("watch watchDebounceMs"),
