@@ -23,6 +23,7 @@ from rich.table import Table
 
 from . import servers
 from .load import ARRIVALS, Task
+from .scale import Scale
 from .servers import ROOT, Server
 
 Numbers = dict[str, float]
@@ -251,6 +252,10 @@ def _load(
     return _measure("benchmarks.load", task)
 
 
+def _ask(server: Server, clients: int, seconds: float, user: str) -> Numbers:
+    return _load(server, "requests", clients, _wish(3), seconds, user=user)
+
+
 def _listen(server: Server, kind: str, clients: int, seconds: float, wish: str = "") -> Numbers:
     task = Task(kind, server.port, clients, wish, server.pids, seconds, token=servers.TOKEN)
     return _measure("benchmarks.listeners", task)
@@ -273,16 +278,23 @@ def main() -> None:
     """Run and print."""
     arguments = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     arguments.add_argument("--quick", action="store_true", help="shorter, and so less exact")
-    plan = QUICK if arguments.parse_args().quick else FULL
+    arguments.add_argument("part", nargs="?", choices=("scale",), help="only this part")
+    wanted = arguments.parse_args()
+    plan = QUICK if wanted.quick else FULL
     report = Report("The gateway, with authentication, lanes, sessions and records on")
     started = time.monotonic()
     console = Console(width=max(118, Console().width))
-    try:
-        with tempfile.TemporaryDirectory(prefix="openclaw-bench-") as directory:
-            Bench(plan, report, Path(directory)).run()
-    finally:
-        report.print(console)
-        console.print(f"Took {time.monotonic() - started:.0f} s.")
+    with tempfile.TemporaryDirectory(prefix="openclaw-bench-") as directory:
+        scale = Scale(_ask, Path(directory), plan.seconds)
+        try:
+            if wanted.part is None:
+                Bench(plan, report, Path(directory)).run()
+            scale.run()
+        finally:
+            if wanted.part is None:
+                report.print(console)
+            scale.print(console)
+            console.print(f"Took {time.monotonic() - started:.0f} s.")
 
 
 if __name__ == "__main__":

@@ -66,14 +66,18 @@ def relay(upstream: Server) -> Iterator[Server]:
 
 
 @contextmanager
-def gateway(upstream: Server, state: Path) -> Iterator[Server]:
-    """The gateway as it is shipped, with its state in ``state``, in front of ``upstream``."""
+def gateway(upstream: Server, state: Path, env: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """The gateway as it is shipped, with its state in ``state``, in front of ``upstream``.
+
+    :param env: more of its environment.
+    """
     port = _free_port()
     state.mkdir(exist_ok=True)
     config = state / "openclaw.json"
     config.write_text(json.dumps(_config(upstream)))
-    env = {"OPENCLAW_STATE_DIR": str(state), "OPENCLAW_CONFIG_PATH": str(config), "PORT": str(port)}
-    with _http_server("gateway", [sys.executable, "-m", "app", "gateway"], env, port) as server:
+    own = {"OPENCLAW_STATE_DIR": str(state), "OPENCLAW_CONFIG_PATH": str(config), "PORT": str(port)}
+    command = [sys.executable, "-m", "app", "gateway"]
+    with _http_server("gateway", command, own | dict(env or {}), port) as server:
         yield server
 
 

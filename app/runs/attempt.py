@@ -19,6 +19,7 @@ from ..agents.turn import Harness, TurnInput, TurnRecord
 from ..cancel import CancelReason
 from ..errors import (
     ConfigError,
+    Fenced,
     GatewayDraining,
     GatewayError,
     InvalidRequest,
@@ -55,6 +56,7 @@ class RunParts:
     :ivar spawn_depth: how deep sub-agents may have sub-agents of their own.
     :ivar new_id: makes session ids.
     :ivar clock: unix time in milliseconds.
+    :ivar worker: the id of this process in the store; "" if it has the store to itself.
     """
 
     store: Store
@@ -67,6 +69,7 @@ class RunParts:
     spawn_depth: int
     new_id: Callable[[], str]
     clock: Callable[[], int]
+    worker: Callable[[], str] = str
 
 
 class Attempt:
@@ -78,11 +81,13 @@ class Attempt:
         self.timeout = agent.timeout if run.request.timeout is None else run.request.timeout
         self.record = TurnRecord(model_ref=agent.model_ref)
         self._parts = parts
+        self._worker = parts.worker()  # as it is now: once it is another, this run is nobody's
         self._params = run.request.params
         self._session_id: str | None = None
         self._begun = False
         self._called = False
         self._heard: tuple[str, ...] = ()
+        self._scratch = _scratch(parts.harness.scratch, run.request.session_key)
 
     def open_session(self) -> Conversation:
         """Store what is new before any model is called; the conversation as it then stands.
@@ -171,6 +176,8 @@ class Attempt:
             return RunFailed(RunTimeout(self.timeout))
         if reason is CancelReason.SHUTDOWN:
             return RunFailed(GatewayDraining())
+        if reason is CancelReason.LOST:
+            return RunFailed(Fenced())
         return RunCancelled(reason)
 
     def waits_on(self, ending: TerminalEvent) -> bool:
@@ -183,30 +190,28 @@ class Attempt:
         if not isinstance(ending, RunCompleted):
             for line in self._heard:
                 self._parts.retell(self.run.request.session_key, line)
+        if isinstance(ending, RunFailed) and isinstance(ending.error, Fenced):
+            return ending  # the others have recorded how it ended
         try:
             if self.waits_on(ending):
                 self._queue_again()
                 return ending
             if not self._begun:
                 self._begin(None, ())
-            self._parts.store.finish(self._end(ending), self._last_entries(ending))
+            end = self._end(ending)
+            counts = self._parts.store.finish(end, self._last_entries(ending)) or self._has_ended(end)
         except GatewayError as error:
             _log.error("run %s could not be recorded: %s", self.run.id, error)
             return RunFailed(error) if isinstance(ending, RunCompleted) else ending
         except Exception:
             _log.exception("run %s could not be recorded", self.run.id)
             return RunFailed(GatewayError("internal error"))
-        return ending
+        return ending if counts else RunFailed(Fenced())
 
     def clean_up(self) -> None:
         """Remove what nobody can ask for again."""
         if self.run.request.ephemeral and self._scratch.exists():
             shutil.rmtree(self._scratch, ignore_errors=True)
-
-    @property
-    def _scratch(self) -> Path:
-        name = sha256(self.run.request.session_key.encode(errors="replace")).hexdigest()[:24]
-        return self._parts.harness.scratch / name
 
     def _new_id(self) -> str | None:
         """The id of a session that begins with this run; to compact nothing begins none."""
@@ -265,7 +270,7 @@ class Attempt:
 
     def _begin(self, session_id: str | None, messages: Sequence[Message]) -> int:
         first = self._parts.store.begin(self._start(self.run.request, session_id), messages)
-        self._session_id = session_id
+        self._session_id = self.run.session_id = session_id
         self._begun = True
         return first
 
@@ -281,6 +286,7 @@ class Attempt:
             parent_key=request.parent_key,
             known=request.detached,
             fingerprint=request.fingerprint,
+            worker=self._worker,
         )
 
     def _queue_again(self) -> None:
@@ -291,12 +297,22 @@ class Attempt:
 
     def _append(self, messages: Sequence[Message]) -> int:
         entries = [NewEntry(message, "tool_calls") for message in messages]
-        return self._parts.store.append(self._session_id, self.run.id, entries, self._parts.clock())
+        now = self._parts.clock()
+        return self._parts.store.append(self._session_id, self.run.id, entries, now, self._worker)
 
     def _compacted(self, summary: str, kept_from: int) -> bool:
         if self._session_id is None:
             return False
-        return self._parts.store.compact(self._session_id, summary, kept_from, self._parts.clock())
+        now = self._parts.clock()
+        return self._parts.store.compact(self._session_id, summary, kept_from, now, self.run.id, self._worker)
+
+    def _has_ended(self, end: RunEnd) -> bool:
+        """Whether the run ended as it says, and not because others have given it up.
+
+        A store that was told twice, as the first answer got lost, takes no note of the second time.
+        """
+        record = self._parts.store.get_run(end.id) if self._worker else None
+        return record is None or (record.status, record.ended_at) == (end.status, end.ended_at)
 
     def _end(self, ending: TerminalEvent) -> RunEnd:
         error = error_of(ending)
@@ -314,6 +330,7 @@ class Attempt:
             cost=record.cost if record.usage.total else None,
             context_tokens=record.context_tokens,
             calls=tuple(record.calls),
+            worker=self._worker,
         )
 
     def _last_entries(self, ending: TerminalEvent) -> tuple[NewEntry, ...]:
@@ -337,6 +354,10 @@ def error_of(ending: TerminalEvent) -> GatewayError | None:
     if isinstance(ending, RunFailed):
         return ending.error
     return RunAborted(ending.reason) if isinstance(ending, RunCancelled) else None
+
+
+def _scratch(directory: Path, session_key: str) -> Path:
+    return directory / sha256(session_key.encode(errors="replace")).hexdigest()[:24]
 
 
 def _last(own: Sequence[Entry], history: Sequence[Entry]) -> Sequence[Entry]:

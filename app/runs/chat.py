@@ -121,7 +121,7 @@ class ChatSurface:
         :raises StoreError: the state could not be read or written.
         """
         text = _text(request)
-        if is_stop_word(text) and self._runs.of_session(request.session_key):
+        if is_stop_word(text) and self._live(request.session_key):
             return ChatReply(self._stop(request))
         command = parse_command(text)
         if command is None:
@@ -178,6 +178,9 @@ class ChatSurface:
         context = [_share(session.context_tokens, window)] if window else []
         return " · ".join((line, *_cost(record.cost), *context, record.model))
 
+    def _live(self, session_key: str) -> list[str]:
+        return self._runs.active([session_key])[session_key]
+
     def _place(self, request: RunRequest) -> _Place:
         agent = self._agents.get(request.agent_id)
         session = self._store.session(request.session_key)
@@ -218,7 +221,7 @@ class ChatSurface:
     def _status(self, place: _Place) -> str:
         session = place.session
         candidate, why = self._candidate(place)
-        runs = len(self._runs.of_session(place.key))
+        runs = len(self._live(place.key))
         lines = [
             f"Agent: {place.agent.id}",
             f"Model: {candidate.ref} ({why})",

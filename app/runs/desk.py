@@ -16,7 +16,7 @@ from ..cancel import CancelReason, CancelToken
 from ..errors import GatewayError, StoreError
 from ..events import TERMINAL, RunCompleted, RunFailed, TerminalEvent
 from ..messages import AssistantMessage, Message, SamplingParams, ToolMessage, UserMessage
-from ..sessions.keys import sub_agent_key
+from ..sessions.keys import namespace_of, namespaced, sub_agent_key
 from ..sessions.records import Session
 from ..sessions.store import Store
 from ..tools.registry import ToolContext, ToolError
@@ -114,6 +114,8 @@ class Desk:
         if agent_id is not None and agent_id.lower() != context.agent_id:
             raise ToolError("A sub-agent is always of the same agent as this conversation.")
         key = sub_agent_key(context.agent_id, str(uuid.uuid4()))
+        if namespace := namespace_of(context.session_key):  # what belongs to the parent's caller stays theirs
+            key = namespaced(key, namespace)
         request = replace(
             self._request(context, context.agent_id, key, task),
             params=SamplingParams(reasoning_effort=effort_of(_level(thinking))),

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
+from typing import TypeAlias
 
+from .. import context
 from ..agents.cooldown import Cooldowns
 from ..agents.embedding import EmbeddingTurn, Input, choose_embedder
+from ..agents.failover import CallReport
 from ..agents.models import Candidate
 from ..agents.registry import AgentRegistry
 from ..cancel import Cancelled, CancelReason, CancelToken
 from ..errors import GatewayBusy, GatewayDraining, GatewayError, RunAborted, RunTimeout
+from ..events import RunCancelled, RunCompleted, RunEvent, RunFailed, RunStarted, TerminalEvent
 from ..log import get_logger
 from ..messages import Usage
 from ..providers.base import Embeddings
@@ -27,6 +31,7 @@ from ..sessions.store import Store
 from .budget import TimeBudget
 from .executor import Executor
 from .lanes import Lane
+from .run import Listener
 
 CHANNEL = "openai-embeddings"
 
@@ -59,6 +64,7 @@ class EmbeddingRun:
 
     :ivar started_at: when it was its turn, Unix milliseconds; None before that.
     :ivar ignored: nothing that is asked for is.
+    :ivar listeners: hear when the run begins and how it ends.
     """
 
     ignored: tuple[str, ...] = ()
@@ -70,6 +76,7 @@ class EmbeddingRun:
         self.token = CancelToken()
         self.turn: EmbeddingTurn | None = None
         self.started_at: int | None = None
+        self.listeners: tuple[Listener, ...] = ()
         self._results: SimpleQueue[Embeddings | GatewayError | None] = SimpleQueue()
 
     @property
@@ -81,6 +88,11 @@ class EmbeddingRun:
     def agent_id(self) -> str:
         """For whom it is."""
         return self.ask.agent_id
+
+    @property
+    def channel(self) -> str:
+        """Who asks, for the record."""
+        return CHANNEL
 
     @property
     def created_at(self) -> int:
@@ -110,9 +122,23 @@ class EmbeddingRun:
         finally:
             self.token.cancel(CancelReason.DISCONNECT)
 
+    def begin(self, now: int) -> None:
+        """It is the run's turn; its thread calls this. ``now`` is in Unix milliseconds."""
+        self.started_at = now
+        self.publish(RunStarted(now))
+
+    def publish(self, event: RunEvent) -> None:
+        """Show an event to all who listen; the run's thread calls this."""
+        for hear in self.listeners:
+            hear(event)
+
     def tell(self, result: Embeddings | GatewayError | None) -> None:
         """Vectors, or why there are none, or that there are no more; for the run's thread."""
         self._results.put(result)
+
+
+# Asked once for each run: who is to hear of it.
+EmbeddingObserver: TypeAlias = Callable[[EmbeddingRun], Listener]
 
 
 class EmbeddingService:
@@ -130,12 +156,19 @@ class EmbeddingService:
         pending: int,
         draining: Callable[[], bool],
         clock: Callable[[], int],
+        observers: Sequence[EmbeddingObserver],
+        called: Callable[[str, CallReport], None],
+        worker: Callable[[], str] = str,
     ) -> None:
         """:param concurrent: runs that may call a model at the same time.
         :param pending: runs that may exist at the same time, waiting ones included.
         :param draining: nothing more is to be admitted.
         :param clock: unix time in milliseconds.
+        :param called: told of each model call that is over, in its run's thread; must not raise.
+        :param worker: the id of this process in the store; "" if it has the store to itself.
         """
+        self._observers = tuple(observers)
+        self._called = called
         self._agents = agents
         self._resolve_model = resolve_model
         self._store = store
@@ -144,6 +177,7 @@ class EmbeddingService:
         self._pending = pending
         self._draining = draining
         self._clock = clock
+        self._worker = worker
         self._lane = Lane(concurrent)
         self._changed = threading.Condition(threading.RLock())  # guards _live
         self._live: set[EmbeddingRun] = set()
@@ -165,7 +199,7 @@ class EmbeddingService:
                 raise GatewayBusy
             self._live.add(run)
         try:
-            self._executor.spawn(f"run-{ask.id}", lambda: self._execute(run))
+            self._executor.spawn(f"run-{ask.id}", context.carried(lambda: self._execute(run)))
         except RuntimeError:  # the system has no more threads to give
             self._forget(run)
             raise GatewayBusy from None
@@ -185,7 +219,9 @@ class EmbeddingService:
     def _execute(self, run: EmbeddingRun) -> None:
         """The body of a run's thread. Never raises."""
         started = time.monotonic()
+        context.refine(run_id=run.id, agent_id=run.agent_id)
         error: GatewayError | None = None
+        run.listeners = tuple(observe(run) for observe in self._observers)
         try:
             self._embed(run)
         except Cancelled as cancelled:
@@ -198,18 +234,22 @@ class EmbeddingService:
         error = self._recorded(run, error)
         self._forget(run)
         outcome = f"{_status(error)} ({error.code or error.type})" if error else "completed"
-        milliseconds = 1000 * (time.monotonic() - started)
-        _log.info("run %s agent=%s embeddings %s in %.0f ms", run.id, run.agent_id, outcome, milliseconds)
+        milliseconds = round(1000 * (time.monotonic() - started))
+        _log.info(
+            "run %s agent=%s embeddings %s in %d ms", run.id, run.agent_id, outcome, milliseconds,
+            extra={"fields": {"outcome": outcome, "duration_ms": milliseconds, "channel": CHANNEL}},
+        )  # fmt: skip
+        run.publish(_ending(run, error))
         run.tell(error)
 
     def _embed(self, run: EmbeddingRun) -> None:
-        self._store.begin(_beginning(run), ())
+        self._store.begin(_beginning(run, self._worker()), ())
         stop = partial(run.token.cancel, CancelReason.TIMEOUT)
         budget = TimeBudget(self._executor, run.timeout, stop)
         place = self._lane.enter()
         try:
             place.wait(run.token)
-            run.started_at = self._clock()
+            run.begin(self._clock())
             run.turn = EmbeddingTurn(
                 run.candidate,
                 run.ask.inputs,
@@ -217,6 +257,7 @@ class EmbeddingService:
                 cancel=run.token,
                 cooldowns=self._cooldowns,
                 time_left=lambda: budget.left,
+                watch=partial(self._called, run.id),
             )
             for answer in run.turn.run():
                 run.tell(answer)
@@ -251,7 +292,15 @@ def _status(error: GatewayError | None) -> EndStatus:
     return "cancelled" if isinstance(error, RunAborted) else "failed"
 
 
-def _beginning(run: EmbeddingRun) -> RunStart:
+def _ending(run: EmbeddingRun, error: GatewayError | None) -> TerminalEvent:
+    if isinstance(error, RunAborted):
+        return RunCancelled(run.token.reason or CancelReason.USER)
+    if error is not None:
+        return RunFailed(error)
+    return RunCompleted("", "stop", run.turn.usage if run.turn else Usage(), model=run.candidate.ref)
+
+
+def _beginning(run: EmbeddingRun, worker: str) -> RunStart:
     return RunStart(
         id=run.id,
         session_key=run.ask.session_key,
@@ -261,6 +310,7 @@ def _beginning(run: EmbeddingRun) -> RunStart:
         model=run.candidate.ref,
         created_at=run.created_at,
         known=False,
+        worker=worker,
     )
 
 

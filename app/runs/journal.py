@@ -2,6 +2,7 @@
 
 The journal keeps a run's events in memory, while it goes on and for a while after its end. A run
 that nobody journals has a stream for its one reader instead (:mod:`.stream`) and knows nothing of this.
+Where several processes serve one gateway, each finds the others' runs, too (:mod:`.elsewhere`).
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import Self, TypeAlias
 
 from ..cancel import CancelReason
 from ..errors import EventsLost, InvalidRequest
@@ -26,6 +27,9 @@ from ..events import (
     TextDelta,
     ToolUpdated,
 )
+from ..messages import JsonObject
+from .elsewhere import Elsewhere, RemoteJournaledRun
+from .logbook import Card, Scribe
 from .run import RunRequest
 from .service import RunService
 from .tape import Tape
@@ -64,10 +68,14 @@ class Journal:
         after: Callable[[float, Callable[[], object]], object],
         limits: JournalLimits,
         *,
+        elsewhere: Elsewhere | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """:param after: calls a function once, a number of seconds from now."""
+        """:param after: calls a function once, a number of seconds from now.
+        :param elsewhere: the runs of other processes, which then see those of this one.
+        """
         self._runs = runs
+        self._elsewhere = elsewhere
         self._after = after
         self.limits = limits
         self.monotonic = monotonic
@@ -81,6 +89,7 @@ class Journal:
         request: RunRequest,
         about: object = None,
         *,
+        card: JsonObject | None = None,
         name: str | None = None,
         size: int = 0,
         unattended: bool = False,
@@ -88,6 +97,7 @@ class Journal:
         """Start a run; its events are kept from the first on.
 
         :param about: whatever the caller wants to find again with the run.
+        :param card: the same for other processes; see :attr:`RemoteJournaledRun.card`.
         :param name: another one under which :meth:`get` finds the run.
         :param size: about how many bytes ``about`` takes once the run is over.
         :param unattended: the run goes on however long nobody reads it.
@@ -96,6 +106,10 @@ class Journal:
         names = (request.run_id, name or request.run_id)
         entry = JournaledRun(self, request, names, about, None if unattended else self.limits.grace)
         entry.own = size
+        if self._elsewhere is not None:
+            entry.scribe = self._elsewhere.book.begin(
+                Card(request.run_id, request.agent_id, request.created_at, card, name)
+            )
         with self._lock:
             self._entries.update(dict.fromkeys(names, entry))
             self._bytes += _ENTRY_BYTES
@@ -106,17 +120,45 @@ class Journal:
             raise
         return entry
 
-    def get(self, name: str) -> JournaledRun | None:
-        """The run with this id or name, live or over, if it is kept."""
-        return self._entries.get(name)
+    def get(self, name: str) -> KeptRun | None:
+        """The run with this id or name, live or over, if it is kept, here or in another process."""
+        kept = self._entries.get(name)
+        return self._elsewhere.get(name) if kept is None and self._elsewhere is not None else kept
+
+    def heard(self, run_id: str) -> Sequence[RunEvent]:
+        """What another process has told so far of a run that it keeps."""
+        return () if self._elsewhere is None else self._elsewhere.heard(run_id)
 
     def forget(self, run_id: str) -> bool:
         """Keep a run no longer; True if it was kept. Those who read it read on; a live one goes on."""
+        return self.forget_here(run_id) or (self._elsewhere is not None and self._elsewhere.forget(run_id))
+
+    def forget_here(self, run_id: str) -> bool:
+        """As :meth:`forget`, if this process has the run."""
         with self._lock:
             entry = self._entries.get(run_id)
             if entry is not None:
                 self._drop(entry)
-            return entry is not None
+        if entry is not None and entry.scribe is not None:
+            entry.scribe.drop()
+        return entry is not None
+
+    def note(self, run: KeptRun, card: JsonObject) -> None:
+        """Put something new on a run's card, for all who find it; see :attr:`JournaledRun.card`."""
+        if isinstance(run, RemoteJournaledRun):
+            run.rewrite(card)
+        elif run.scribe is not None:
+            run.scribe.rewrite(card)
+
+    def reread(self, run_id: str) -> None:
+        """Somebody in another process has put something new on the card of a run of this one."""
+        if (entry := self._entries.get(run_id)) is not None and entry.scribe is not None:
+            entry.scribe.reread()
+
+    def touch(self, run_id: str) -> None:
+        """Somebody in another process still cares for a run of this one."""
+        if entry := self._entries.get(run_id):
+            entry.touch()
 
     @property
     def size(self) -> int:
@@ -178,7 +220,8 @@ class JournaledRun:
     :ivar started_at: when it had left its lanes, Unix milliseconds; None before.
     :ivar ending: the terminal event, once it has come.
     :ivar own: the bytes that it takes besides its events, counted once it has ended.
-    :ivar counted: the bytes that the journal has counted. Both are the journal's own.
+    :ivar counted: the bytes that the journal has counted. :ivar scribe: writes the run down for other
+        processes, if there are any. All three are the journal's own.
     """
 
     def __init__(
@@ -200,12 +243,18 @@ class JournaledRun:
         self.ending: TerminalEvent | None = None
         self.own = 0
         self.counted = 0
+        self.scribe: Scribe | None = None
         self._journal = journal
         self._grace = grace
         self._lock = threading.Lock()  # guards everything below
         self._tape = Tape(journal.limits.run_bytes)
         self._readers: set[Reader] = set()
         self._unread_since = journal.monotonic()
+
+    @property
+    def card(self) -> JsonObject | None:
+        """What is on the run's card by now, if there are other processes to see it."""
+        return self.scribe.card.about if self.scribe is not None else None
 
     def read(self, after: int = 0) -> Reader:
         """Read the events that follow event ``after``; once the run is over, the terminal event in any case.
@@ -235,9 +284,12 @@ class JournaledRun:
         """Add an event; the run thread calls this. Never blocks."""
         if isinstance(event, ToolUpdated):  # what a result looked like on its way is worth nothing later
             return
+        pieces = _pieces(event)
         with self._lock:
-            for piece in _pieces(event):
+            for piece in pieces:
                 self._tape.append(piece)
+            if self.scribe is not None:
+                self.scribe.put(pieces)
             if isinstance(event, TERMINAL):
                 self.ending = event
             elif isinstance(event, RunStarted):
@@ -290,6 +342,10 @@ class JournaledRun:
             self._journal.account(self, size)
 
 
+# A run that can be come back to, whoever has it.
+KeptRun: TypeAlias = JournaledRun | RemoteJournaledRun
+
+
 class Reader:
     """One who follows a journaled run. One thread reads; it has to :meth:`leave`, or use ``with``.
 
@@ -330,7 +386,7 @@ class Reader:
         self.leave()
 
 
-def _pieces(event: RunEvent) -> Iterable[RunEvent]:
+def _pieces(event: RunEvent) -> Sequence[RunEvent]:
     if isinstance(event, TextDelta) and len(event.text) > _PIECE:
         return [TextDelta(event.text[i : i + _PIECE]) for i in range(0, len(event.text), _PIECE)]
     return (event,)

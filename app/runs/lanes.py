@@ -3,18 +3,51 @@
 A session's lane has room for one run, the global lane for a fixed number. A run takes
 its place in its session's lane when it is admitted, in order of arrival, waits there for
 its turn, and only then queues for the global lane; so a busy session holds no global slot.
+Where several processes serve one gateway, sessions' lanes are theirs together (:mod:`.shared_lanes`).
 """
 
 from __future__ import annotations
 
 import threading
+from typing import Protocol
 
 from ..cancel import CancelToken
 from ..errors import SessionBusy
 
 
+class Turn(Protocol):
+    """One run's place in the lane of its session. Leave it when the run is over; twice is harmless."""
+
+    def wait(self, cancel: CancelToken) -> None:
+        """Block until it is this run's turn, or somebody has called it.
+
+        :raises Cancelled: the run was cancelled while it waited; it still has to leave.
+        :raises StoreError: it has lost its place.
+        """
+
+    def leave(self) -> None:
+        """Give the place back and let the next run through."""
+
+    def call(self) -> None:
+        """Let the waiting run go on, whether it is its turn or not."""
+
+
+class Lanes(Protocol):
+    """The lanes of all sessions. Any thread may call any method."""
+
+    def enter(self, key: str, run_id: str) -> Turn:
+        """Take the next place for session ``key``.
+
+        :raises SessionBusy: too many runs wait for this session already.
+        :raises StoreError: there is no telling.
+        """
+
+    def size(self, key: str) -> int:
+        """How many of this process have a place for session ``key``."""
+
+
 class Place:
-    """One run's place in one lane. Leave it exactly when the run is over; twice is harmless."""
+    """One run's place in one lane, as :class:`Turn` has it."""
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
@@ -54,7 +87,10 @@ class Lane:
 
     def enter(self) -> Place:
         """Take the next place in the queue."""
-        place = Place(self)
+        return self.admit(Place(self))
+
+    def admit(self, place: Place) -> Place:
+        """Let ``place`` be the next in the queue."""
         with self._lock:
             self._waiting.append(place)
             self._advance()
@@ -77,7 +113,7 @@ class Lane:
 
 
 class SessionLanes:
-    """One lane of width one per session key, kept only while somebody is in it."""
+    """:class:`Lanes` of one process: one of width one per session key, kept only while somebody is in it."""
 
     def __init__(self, limit: int) -> None:
         """:param limit: runs that may wait for one session, the running one included."""
@@ -89,26 +125,34 @@ class SessionLanes:
         return len(self._lanes)
 
     def size(self, key: str) -> int:
-        """How many have a place for session ``key``."""
+        """See :meth:`Lanes.size`."""
         lane = self._lanes.get(key)
         return len(lane) if lane is not None else 0
 
-    def enter(self, key: str) -> Place:
-        """Take the next place for session ``key``.
-
-        :raises SessionBusy: too many runs wait for this session already.
-        """
+    def enter(self, key: str, run_id: str) -> Place:  # noqa: ARG002 - only who shares lanes has to tell runs apart
+        """See :meth:`Lanes.enter`."""
         with self._lock:
             lane = self._lanes.get(key, Lane(1))
             if len(lane) >= self._limit:
                 raise SessionBusy(self._limit)
             self._lanes[key] = lane
-            return lane.enter()
+            return lane.admit(_SessionPlace(lane, self, key))
 
-    def leave(self, key: str, place: Place) -> None:
+    def leave(self, key: str, lane: Lane, place: Place) -> None:
         """Give ``place`` back and forget the lane once it is empty."""
         with self._lock:
-            place.leave()
-            lane = self._lanes.get(key)
-            if lane is not None and not len(lane):
+            lane.leave(place)
+            if not len(lane) and self._lanes.get(key) is lane:
                 del self._lanes[key]
+
+
+class _SessionPlace(Place):
+    """A place in a lane that is kept only while somebody is in it."""
+
+    def __init__(self, lane: Lane, lanes: SessionLanes, key: str) -> None:
+        super().__init__(lane)
+        self._lanes = lanes
+        self._key = key
+
+    def leave(self) -> None:
+        self._lanes.leave(self._key, self._lane, self)

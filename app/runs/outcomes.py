@@ -15,19 +15,22 @@ from functools import partial
 from typing import Final, cast
 
 from ..agents.turn import SEPARATOR
+from ..bus import Bus
 from ..cancel import CancelReason
-from ..errors import GatewayError
+from ..errors import GatewayBusy, GatewayDraining, GatewayError, SessionBusy
 from ..events import TERMINAL, RunCancelled, RunCompleted, RunEvent, RunFailed, RunStarted, TerminalEvent
 from ..log import get_logger
 from ..messages import AssistantMessage, FinishReason, Message, ToolMessage, Usage
-from ..sessions.records import INTERRUPTED, RunEnd, RunStart
+from ..sessions.records import INTERRUPTED, QueuedRun, RunEnd, RunStart
 from ..sessions.records import Run as RunRecord
 from ..sessions.store import Store
 from .packing import UnreadableRequest, pack, unpack
-from .run import Listener, Run, RunRequest
+from .relay import Followed
+from .run import Listener, RunRequest
 from .service import RunService
 
 _KEPT = 1_000
+_CLAIM = 30.0  # seconds for which one process may be about to begin a run
 _KEPT_MILLISECONDS = 600_000
 
 _log = get_logger("run")
@@ -60,10 +63,15 @@ class Outcomes:
     :meth:`observe` is an observer of the runs; whoever shows events to clients is one before it.
     """
 
-    def __init__(self, runs: RunService, store: Store, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, runs: RunService, store: Store, clock: Callable[[], int], bus: Bus | None = None
+    ) -> None:
+        """:param bus: on which other processes may be that are asked for the same runs."""
         self._runs = runs
         self._store = store
         self._clock = clock
+        self._bus = bus if bus is not None and bus.shared else None
+        self._unstarted: list[QueuedRun] = []  # taken over, and there was no room for them yet
         self._lock = threading.Lock()  # guards everything below
         self._begun: dict[str, int] = {}  # live runs that have left their lanes, and when
         self._claimed: dict[str, threading.Event] = {}  # ids under which something is about to begin
@@ -71,11 +79,11 @@ class Outcomes:
         self._followers: dict[str, list[Callable[[Outcome], None]]] = {}
         self._last_start = 0
 
-    def observe(self, run: Run) -> Listener:
-        """Listens to a run."""
+    def observe(self, run: Followed) -> Listener:
+        """Listens to a run, of this process or of another one."""
         return partial(self._hear, run)
 
-    def _hear(self, run: Run, event: RunEvent) -> None:
+    def _hear(self, run: Followed, event: RunEvent) -> None:
         if isinstance(event, RunStarted):
             with self._lock:
                 self._begun[run.id] = event.at
@@ -83,7 +91,7 @@ class Outcomes:
             now = self._clock()
             with self._lock:
                 started_at = self._begun.pop(run.id, now)
-            self._close(Outcome(run.id, event, started_at, now), keep=run.request.detached)
+            self._close(Outcome(run.id, event, started_at, now), keep=run.detached)
 
     def once(self, run_id: str, begin: Callable[[], TerminalEvent | None]) -> Outcome | Standing:
         """Do what is asked under ``run_id`` if it was not asked before, else say how it stands.
@@ -95,7 +103,7 @@ class Outcomes:
         if not isinstance(decided, threading.Event):
             return decided
         try:
-            return self._recorded(run_id) or self._begin(run_id, begin)
+            return self._recorded(run_id) or self._first_of_all(run_id, begin)
         finally:
             with self._lock:
                 del self._claimed[run_id]
@@ -109,7 +117,7 @@ class Outcomes:
         request = replace(request, detached=True, created_at=self._later(request.created_at))
 
         def admitted() -> None:
-            self._store.enqueue(_queued(request), pack(request))
+            self._store.enqueue(_queued(request, self._runs.worker), pack(request))
             queued.set()
             acknowledge()
 
@@ -122,14 +130,33 @@ class Outcomes:
             raise
 
     def resume(self) -> None:
-        """Start what an earlier process has acknowledged and not begun, in the order it was asked."""
-        for waiting in self._store.queued():
-            try:
-                self._runs.start(unpack(waiting.request))
-            except UnreadableRequest:
-                self._give_up(waiting.id, GatewayError("The request cannot be read any more."))
-            except GatewayError as error:
-                self._give_up(waiting.id, error)
+        """Start what a process has acknowledged and not begun that is no more, in the order it was asked.
+
+        What there is no room for is left for the next time.
+
+        :raises StoreError: it could not be looked up.
+        """
+        if worker := self._runs.worker:
+            waiting = [*self._unstarted, *self._store.adopt(worker)]
+        else:
+            waiting = self._store.queued()
+        self._unstarted = [one for one in waiting if not self._resumed(one)]
+
+    def _resumed(self, waiting: QueuedRun) -> bool:
+        """Whether a run has been started, or never can be."""
+        try:
+            self._runs.start(unpack(waiting.request))
+        except GatewayDraining:
+            return True  # it stays where it is, and whoever comes next finds it
+        except UnreadableRequest:
+            self._give_up(waiting.id, GatewayError("The request cannot be read any more."))
+        except (GatewayBusy, SessionBusy) as error:
+            if self._runs.worker:
+                return False
+            self._give_up(waiting.id, error)
+        except GatewayError as error:
+            self._give_up(waiting.id, error)
+        return True
 
     def follow(self, run_id: str, tell: Callable[[Outcome], None]) -> Callable[[], object]:
         """Call ``tell`` once with the outcome of a run: now, or in its thread after its last event.
@@ -186,6 +213,20 @@ class Outcomes:
                     self._claimed[run_id] = mine = threading.Event()
                     return mine
             other.wait()
+
+    def _first_of_all(self, run_id: str, begin: Callable[[], TerminalEvent | None]) -> Outcome | Standing:
+        """Begin, unless another process has or is about to."""
+        if self._bus is None:
+            return self._begin(run_id, begin)
+        claim, me = f"run:{run_id}", self._runs.worker.encode()
+        if self._bus.claim(claim, me, _CLAIM) is not None:
+            return UNDER_WAY
+        try:
+            if self._runs.is_live(run_id):
+                return UNDER_WAY
+            return self._recorded(run_id) or self._begin(run_id, begin)
+        finally:
+            self._bus.release(claim, me)
 
     def _begin(self, run_id: str, begin: Callable[[], TerminalEvent | None]) -> Standing:
         now = self._clock()
@@ -276,7 +317,7 @@ def _answer(record: RunRecord, said: Sequence[Message]) -> RunCompleted:
     return RunCompleted(text, reason, record.usage, calls, record.model)
 
 
-def _queued(request: RunRequest) -> RunStart:
+def _queued(request: RunRequest, worker: str) -> RunStart:
     return RunStart(
         id=request.run_id,
         session_key=request.session_key,
@@ -286,4 +327,5 @@ def _queued(request: RunRequest) -> RunStart:
         model=request.model or "",
         created_at=request.created_at,
         parent_key=request.parent_key,
+        worker=worker,
     )

@@ -88,6 +88,7 @@ class Run:
     :ivar stream: for the one reader; nothing comes if the events go to a sink, or nowhere.
     :ivar ignored: the names of parameters of the request that the answering model does not take.
     :ivar started_at: when it left its lanes, Unix milliseconds; None before.
+    :ivar session_id: of the session that it goes on in; None before it is known, and for none.
     :ivar over: the terminal event is on its way, or was shown; a tool that speaks on speaks to nobody.
     """
 
@@ -105,6 +106,7 @@ class Run:
         self.stream = RunStream()
         self.over = False
         self.started_at: int | None = None
+        self.session_id: str | None = None
         self._observers = observers
         self._listeners: list[Listener] | None = None
         self._sink: Sink = self.stream if sink is None else sink
@@ -130,6 +132,8 @@ class Run:
                 hear(event)
             except Exception:  # the others, and the stream's reader, wait for the end all the same
                 _log.exception("an observer of run %s failed", self.id)
+        if isinstance(event, TERMINAL):
+            self._listeners = []  # they may know the run, and would keep each other from being freed
         self._sink.put(event)
 
     def _listening(self) -> Iterator[Listener]:
@@ -146,6 +150,21 @@ class Run:
     def agent_id(self) -> str:
         """Who answers."""
         return self.request.agent_id
+
+    @property
+    def session_key(self) -> str:
+        """The conversation."""
+        return self.request.session_key
+
+    @property
+    def detached(self) -> bool:
+        """Nobody reads the run's stream."""
+        return self.request.detached
+
+    @property
+    def channel(self) -> str:
+        """Who asks, for the record."""
+        return self.request.channel
 
     @property
     def created_at(self) -> int:

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
+from .. import context
 from ..agents.registry import Agent, AgentRegistry
 from ..cancel import Cancelled, CancelReason
 from ..errors import GatewayBusy, GatewayDraining, GatewayError, StoreError
@@ -25,7 +25,9 @@ from .answering import answering, check_abilities, ignored
 from .attempt import STATUS, Attempt, RunParts, error_of
 from .budget import TimeBudget
 from .executor import Executor
-from .lanes import Lane, Place, SessionLanes
+from .lanes import Lane, Lanes, Place, SessionLanes
+from .live import Admitted, LiveRuns
+from .others import NOBODY, Others
 from .run import Observer, Run, RunRequest, Sink
 
 _log = get_logger("run")
@@ -48,23 +50,8 @@ class RunLimits:
     sub_agents: int = 8
 
 
-@dataclass(slots=True)
-class _Admitted:
-    """A live run and its place in its session's lane.
-
-    :ivar stage: a run is ``entering`` until its asker has been told that it will come. One that then
-        waits is ``claimed`` by the one before it, which then has ``told`` what it asks; else it has
-        ``begun`` once it is its turn. Guarded by the service's lock.
-    """
-
-    run: Run
-    agent: Agent
-    place: Place
-    stage: Literal["entering", "waiting", "begun", "claimed", "told"] = "entering"
-
-
-class RunService:
-    """Starts and stops runs. Any thread may call any method."""
+class RunService(LiveRuns):
+    """Starts runs and sees them to their ends. Any thread may call any method."""
 
     def __init__(
         self,
@@ -75,10 +62,17 @@ class RunService:
         limits: RunLimits,
         tick: float,
         on_end: Callable[[RunRequest, TerminalEvent], None],
+        lanes: Lanes | None = None,
+        others: Others = NOBODY,
+        gate: Callable[[], None] | None = None,
     ) -> None:
         """:param tick: seconds after which the reader of a silent stream is woken.
         :param on_end: called in the run's thread before its terminal event.
+        :param lanes: of the sessions that are kept, if other processes serve them, too.
+        :param others: those processes.
+        :param gate: raises a :class:`StoreError` for as long as no run can begin; quick.
         """
+        super().__init__(others)
         self._agents = agents
         self._parts = parts
         self._executor = executor
@@ -87,26 +81,31 @@ class RunService:
         self._on_end = on_end
         self._observers: tuple[Observer, ...] = ()
         self._ticking = False
-        self._sessions = SessionLanes(limits.per_session)
+        self._own = SessionLanes(limits.per_session)
+        self._sessions: Lanes = self._own if lanes is None else lanes
+        self._gate = gate
         self._global = Lane(limits.concurrent)
         self._sub_agents: dict[int, Lane] = {}  # by depth: nobody waits in its own children's way
-        # Reentrant: a condition on a plain lock finds out whether it is held by trying to take it,
-        # and under gevent every such try is a trip through the event loop.
-        self._lock = threading.RLock()  # guards _live, _telling, _draining and _ticking
+        # The lock of the live runs also guards what follows.
         self._idle = threading.Condition(self._lock)
-        self._live: dict[str, _Admitted] = {}
         self._telling = 0  # runs that are over but for their terminal event
+        self._leaving = False
         self._draining = False
 
     @property
-    def live(self) -> int:
-        """Runs that are waiting or running."""
-        return len(self._live)
+    def worker(self) -> str:
+        """The id of this process in the store; "" if it has the store to itself."""
+        return self._parts.worker()
 
     @property
     def draining(self) -> bool:
         """True once no more runs are admitted."""
         return self._draining
+
+    @property
+    def leaving(self) -> bool:
+        """True once nobody should be sent here any more, whether runs are still admitted or not."""
+        return self._leaving
 
     def start(
         self, request: RunRequest, admitted: Callable[[], None] | None = None, sink: Sink | None = None
@@ -118,18 +117,14 @@ class RunService:
         :raises AgentNotFound, ModelNotFound: no such agent, or a model of no known provider.
         :raises InvalidRequest: the model that would answer cannot take what the request holds.
         :raises GatewayBusy, SessionBusy, GatewayDraining: not admitted.
+        :raises StoreError: what has to be looked up first could not be read.
         """
+        self._check_room()  # first: a gateway that is closing may have no store to look into any more
         agent = self._agents.get(request.agent_id)
         judged = answering(agent, request, self._parts.resolve_model, self._parts.store)
         check_abilities(judged, request)
         run = Run(request, self._observers, sink, ignored(judged, request))
-        with self._lock:
-            if self._draining:
-                raise GatewayDraining
-            if len(self._live) >= self._limits.pending:
-                raise GatewayBusy
-            live = _Admitted(run, agent, self._sessions.enter(request.session_key))
-            self._live[run.id] = live
+        live = self._admit(run, agent)
         try:
             if admitted is not None:
                 admitted()
@@ -139,12 +134,32 @@ class RunService:
             raise
         return run
 
-    def _launch(self, live: _Admitted) -> None:
+    def _admit(self, run: Run, agent: Agent) -> Admitted:
+        if self._gate is not None:
+            self._gate()
+        lanes = self._own if run.request.ephemeral else self._sessions
+        live = Admitted(run, agent, lanes.enter(run.session_key, run.id))  # which may wait for the store
+        try:
+            with self._lock:
+                self._check_room()
+                self._live[run.id] = live
+        except GatewayError:
+            live.place.leave()
+            raise
+        return live
+
+    def _check_room(self) -> None:
+        if self._draining:
+            raise GatewayDraining
+        if len(self._live) >= self._limits.pending:
+            raise GatewayBusy
+
+    def _launch(self, live: Admitted) -> None:
         with self._lock:
             live.stage = "waiting"
         try:
             self._keep_ticking()
-            self._executor.spawn(f"run-{live.run.id}", lambda: self._execute(live))
+            self._executor.spawn(f"run-{live.run.id}", context.carried(lambda: self._execute(live)))
         except RuntimeError:  # the system has no more threads to give
             raise GatewayBusy from None
 
@@ -173,42 +188,23 @@ class RunService:
         with self._lock:
             self._observers = tuple(one for one in self._observers if one is not observer)
 
-    def get(self, run_id: str) -> Run | None:
-        """The live run with this id."""
-        live = self._live.get(run_id)
-        return live.run if live else None
+    def adopt(self, parts: RunParts) -> None:
+        """Let runs that start from now on have these parts; the others end with theirs."""
+        self._parts = parts
 
-    def cancel(self, run_id: str, reason: CancelReason) -> bool:
-        """Ask a live run to stop; True if it was live."""
-        live = self._live.get(run_id)
-        return live is not None and live.run.cancel(reason)
-
-    def of_session(self, key: str) -> list[Run]:
-        """The live runs of a session; at most the first one runs, the others wait."""
-        with self._lock:
-            return [live.run for live in self._live.values() if live.run.request.session_key == key]
-
-    def family(self, key: str) -> list[Run]:
-        """The live runs of a session, and then of the sub-agents it has started."""
-        with self._lock:
-            children = [live.run for live in self._live.values() if live.run.request.parent_key == key]
-            return [*self.of_session(key), *children]
-
-    def cancel_session(self, key: str, reason: CancelReason) -> list[str]:
-        """Ask all live runs of a session, and of the sub-agents it has started, to stop.
-
-        :returns: the ids of the session's own that nobody had asked before.
-        """
-        stopped = [run for run in self.family(key) if run.cancel(reason)]
-        return [run.id for run in stopped if run.request.session_key == key]
-
-    def drain(self, seconds: float) -> None:
+    def drain(self, seconds: float, notice: float = 0.0) -> None:
         """Admit nothing more, give live runs ``seconds`` to end, then stop them.
 
         Returns when all runs have ended, at most a few seconds after the time is up.
+
+        :param notice: seconds for which runs are admitted still, though the gateway is leaving. A
+            second call cuts them short.
         """
         with self._lock:
+            self._leaving = True
+            self._idle.wait_for(lambda: self._draining, notice)
             self._draining = True
+            self._idle.notify_all()
             self._idle.wait_for(lambda: not self._live, seconds)
             left = list(self._live.values())
         for live in left:
@@ -233,13 +229,14 @@ class RunService:
         for live in everybody:
             live.run.nudge()
 
-    def _execute(self, live: _Admitted) -> None:
+    def _execute(self, live: Admitted) -> None:
         """The body of a run's thread. Never raises; ends with the terminal event.
 
         A run that the next process begins has no end in this one.
         """
         started = time.monotonic()
         run = live.run
+        context.refine(run_id=run.id, agent_id=live.agent.id)
         attempt = Attempt(run, live.agent, self._parts)
         ending: TerminalEvent
         try:
@@ -267,14 +264,7 @@ class RunService:
         with self._lock:
             self._telling += 1
         self._forget(live)
-        _log.info(
-            "run %s agent=%s session=%s %s in %.0f ms",
-            run.id,
-            live.agent.id,
-            run.request.session_key,
-            _outcome(ending),
-            1000 * (time.monotonic() - started),
-        )
+        _tell(run, live.agent, _outcome(ending), time.monotonic() - started)
         try:
             if not attempt.waits_on(ending):  # for its asker nothing has ended
                 run.publish(ending)
@@ -296,13 +286,13 @@ class RunService:
         except Exception:  # the answer is stored: nothing here may take it back
             _log.exception("cleaning up after run %s failed", attempt.run.id)
 
-    def _forget(self, live: _Admitted) -> None:
-        self._sessions.leave(live.run.request.session_key, live.place)
+    def _forget(self, live: Admitted) -> None:
+        live.place.leave()
         with self._lock:
             del self._live[live.run.id]
             self._idle.notify_all()
 
-    def _take_turn(self, attempt: Attempt, live: _Admitted) -> None:
+    def _take_turn(self, attempt: Attempt, live: Admitted) -> None:
         run, token = attempt.run, attempt.run.token
         live.place.wait(token)
         if not self._begins(live):
@@ -327,7 +317,7 @@ class RunService:
             if slot is not None:
                 slot.leave()
 
-    def _begins(self, live: _Admitted) -> bool:
+    def _begins(self, live: Admitted) -> bool:
         """Whether it is this run's turn; False if what it asks was told to the run before it.
 
         :raises Cancelled: the gateway stops, and the next process can begin the run.
@@ -358,7 +348,7 @@ class RunService:
                 live.place.call()
         return told
 
-    def _claim(self, key: str) -> Iterator[_Admitted]:
+    def _claim(self, key: str) -> Iterator[Admitted]:
         """The first of the waiting runs of a session, up to one that wants a turn of its own."""
         with self._lock:
             waiting = [
@@ -374,6 +364,16 @@ class RunService:
                 with self._lock:
                     live.stage = "claimed"
                 yield live
+
+
+def _tell(run: Run, agent: Agent, outcome: str, seconds: float) -> None:
+    """One line for a run. Session keys may hold people's names: they are for those who look for a mistake."""
+    milliseconds = round(1000 * seconds)
+    _log.info(
+        "run %s agent=%s %s in %d ms", run.id, agent.id, outcome, milliseconds,
+        extra={"fields": {"outcome": outcome, "duration_ms": milliseconds, "channel": run.channel}},
+    )  # fmt: skip
+    _log.debug("run %s belongs to session %s", run.id, run.request.session_key)
 
 
 def _outcome(ending: TerminalEvent) -> str:

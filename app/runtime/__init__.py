@@ -3,49 +3,43 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import datetime, tzinfo
-from zoneinfo import ZoneInfo
+from functools import partial
 
 from ..agents.cooldown import Cooldowns
-from ..agents.models import Candidate, resolve_candidate
-from ..agents.prompt import PromptLimits
 from ..agents.registry import Agent, AgentRegistry
-from ..agents.turn import CompactionLimits, Harness
 from ..config import Config
-from ..events import RunCompleted, TerminalEvent
-from ..log import get_logger
+from ..errors import ConfigError
+from ..log import get_logger, mask
 from ..providers.base import Provider
 from ..providers.embedded import BUILT_IN
 from ..providers.known import KNOWN
-from ..runs.attempt import RunParts
 from ..runs.chat import ChatSurface
-from ..runs.desk import Desk
 from ..runs.embedding import EmbeddingService
 from ..runs.executor import Executor
-from ..runs.freshness import ResetPolicy
 from ..runs.journal import Journal, JournalLimits
 from ..runs.news import NewsBoard
-from ..runs.run import RunRequest
-from ..runs.service import RunLimits, RunService
-from ..sessions.keys import main_key
-from ..sessions.sql import open_store
+from ..runs.retention import Retention
+from ..runs.service import RunService
+from ..sessions.beacon import Beacon, light
 from ..sessions.store import Offload, Store
 from ..tools.exec import command_environment
 from ..tools.registry import Tool
 from ..tools.web import web_tools
-from .agents import build_agents, call_timeouts
+from ..version import version
+from .agents import build_agents
+from .live import Live
 from .providers import EMBEDDED, build_providers, provider_secrets
+from .reload import Built, Changing, Reloader
+from .runs import build_desk, new_id, now_ms, retention_rules, run_parts, run_service
 from .scratch import keep_swept
+from .state import State, open_state, place_of
 from .tools import ToolBox, added_names, build_tools, known_names, tool_secrets, web_settings
+from .watching import Watch, open_watch
 
-__all__ = ["Runtime", "build_runtime", "check_agents", "secrets_of"]
-
-# How late a silent stream notices that its client has left, at most twice this many seconds.
-_TICK = 0.4
+__all__ = ["Runtime", "build_runtime", "check_agents", "retention_rules", "secrets_of"]
 
 _log = get_logger("runtime")
 
@@ -57,33 +51,64 @@ class Runtime:
     :ivar farewells: what channels do when the last run has ended, before anything is closed.
     """
 
-    config: Config
+    live: Live
     agents: AgentRegistry
     store: Store
     runs: RunService
     journal: Journal
     embeddings: EmbeddingService
-    providers: Mapping[str, Provider]
     executor: Executor
     tools: ToolBox
     chat: ChatSurface
     news: NewsBoard
+    watch: Watch
+    state: State
+    retention: Retention
+    reloader: Reloader
     farewells: list[Callable[[], None]] = field(default_factory=list)
 
-    def close(self, drain_seconds: float = 0.0) -> None:
-        """End all runs, give back processes, sockets and files. Safe to call twice."""
+    @property
+    def config(self) -> Config:
+        """The configuration that holds now; see :meth:`reload`."""
+        return self.live.config
+
+    @property
+    def providers(self) -> Mapping[str, Provider]:
+        """The model providers that there are now, by id."""
+        return self.live.providers
+
+    def close(self, drain_seconds: float = 0.0, notice_seconds: float = 0.0) -> None:
+        """End all runs, give back processes, sockets and files. Safe to call twice.
+
+        :param drain_seconds: how long runs may go on.
+        :param notice_seconds: how long, before that, new ones are still admitted, for those who
+            send them to see that ``/readyz`` says no.
+        """
         with ExitStack() as steps:  # the last one first, and each of them even if another fails
-            steps.callback(self.store.close)
+            steps.callback(self.state.close)
             steps.callback(self.executor.close)
+            steps.callback(self.watch.close)
+            steps.callback(self.retention.stop)
             for provider in self.providers.values():
                 steps.callback(provider.close)
+            steps.callback(self.reloader.close)
             for close in self.tools.closers:
                 steps.callback(close)
             for farewell in self.farewells:
                 steps.callback(farewell)
-            until = time.monotonic() + drain_seconds
-            self.runs.drain(drain_seconds)
+            until = time.monotonic() + notice_seconds + drain_seconds
+            self.runs.drain(drain_seconds, notice_seconds)
             self.embeddings.drain(max(0.0, until - time.monotonic()))
+
+    def announce(self, url: str, pid: int) -> None:
+        """Let the ``openclaw`` command find this gateway, wherever it listens.
+
+        :param pid: the process to signal.
+        """
+        try:
+            self.farewells.append(light(self.config.state_dir, Beacon(pid, url, version())))
+        except OSError as error:
+            _log.warning("where this gateway listens could not be noted: %s", error.strerror)
 
     def describe(self) -> list[str]:
         """Which agents, model, configuration and state this gateway uses, a line each."""
@@ -92,7 +117,7 @@ class Runtime:
             f"agent: {default.id} (of {', '.join(self.agents.ids)})",
             f"model: {default.model_ref}{self._origin(default)}",
             f"config: {self.config.path or 'defaults and environment'}",
-            f"state: {self.config.state_dir}",
+            f"state: {self.state.described(self.config.state_dir)}",
             *self._switched_off(),
             *self.tools.mcp.describe(),
         ]
@@ -125,12 +150,14 @@ def build_runtime(
     providers: Iterable[Provider] = (),
     tools: Iterable[Tool] = (),
     offload: Offload | None = None,
+    load: Callable[[], Config] | None = None,
 ) -> Runtime:
     """Open the state and build everything that runs on it.
 
     :param providers: registered in code; they win over configured ones of the same id.
     :param tools: registered in code, beside the built-in ones.
     :param offload: where to run blocking database calls; see :class:`Offload`.
+    :param load: reads the configuration again; None if it was given in code and never changes.
     :raises ConfigError: a model reference leads nowhere, or a policy names no tool.
     :raises StoreError: the state cannot be opened.
     """
@@ -139,58 +166,118 @@ def build_runtime(
     known = build_providers(config, env, executor)
     known.update({provider.id: provider for provider in providers})
     agents = _agents(config, env, known, added)
-    news = NewsBoard()
-    store = open_store(config.state_dir, offload=offload)
+    watch = open_watch(config, env, executor)
+    per_session = config.agents.defaults.max_pending_per_session
+    state = open_state(
+        place_of(config, env), executor, per_session=per_session, offload=offload, watched=watch.store
+    )
+    store, news = state.store, NewsBoard(state.bus)
     with ExitStack() as on_failure:
-        on_failure.callback(store.close)
-        desk = _desk(config, store, executor, news)
-        box = build_tools(config, env, executor, desk, added=added, offload=offload)
-        resolve = _resolver(config, known)
+        on_failure.callback(state.close)
+        desk = build_desk(config, store, executor, news)
+        live = Live(config, known)
+        box = build_tools(config, env, executor, desk, added=added, offload=offload, now=lambda: live.config)
         cooldowns = Cooldowns()
-        runs = _run_service(config, resolve, agents, store, executor, news, box, cooldowns)
+        watching = watch.of_runs(_named_models(config, agents), box.registry.__contains__)
+        make_parts = partial(run_parts, state, executor, news, box, cooldowns, watching)
+        runs = run_service(config, make_parts(config, known), agents, state, executor, box)
         on_failure.pop_all()
+    for observer in watching.observers:
+        runs.observe(observer)
     desk.open(runs, box.commands.kill_session)
     box.mcp.start()
     keep_swept(config.state_dir / "scratch", executor)
+    retention = Retention(store, state.bus, executor, lambda: retention_rules(live.config), now_ms)
+    retention.start()
+    models = _models(config, agents)
     chat = ChatSurface(
         agents=agents,
         store=store,
         runs=runs,
         commands=box.commands,
-        resolve_model=resolve,
-        models=_models(config, agents),
-        new_id=_new_id,
-        clock=_now,
+        resolve_model=live.resolve,
+        models=models,
+        new_id=new_id,
+        clock=now_ms,
     )
     resume = config.gateway.http.resume
-    journal = Journal(runs, executor.after, JournalLimits(resume.seconds, resume.grace_seconds))
+    journal = state.journal(runs, executor, JournalLimits(resume.seconds, resume.grace_seconds))
     embeddings = EmbeddingService(
         agents=agents,
-        resolve_model=resolve,
+        resolve_model=live.resolve,
         store=store,
         executor=executor,
         cooldowns=cooldowns,
         concurrent=config.agents.defaults.max_concurrent,
         pending=config.agents.defaults.max_pending,
         draining=lambda: runs.draining,
-        clock=_now,
+        clock=now_ms,
+        observers=watching.observers,
+        called=watching.called,
+        worker=state.worker_id,
     )
-    return Runtime(config, agents, store, runs, journal, embeddings, known, executor, box, chat, news)
+
+    def rebuild(new: Config) -> Built:
+        others = build_providers(new, env, executor)
+        others[EMBEDDED] = known[EMBEDDED]  # a process with a model in its memory
+        others.update({provider.id: provider for provider in providers})
+        new_agents = _agents(new, env, others, added)
+        watching.name(_named_models(new, new_agents))
+        mask(secrets_of(new, env))
+        return Built(others, new_agents, make_parts(new, others), _models(new, new_agents))
+
+    reloader = Reloader(Changing(live, agents, runs, models, cooldowns), executor, load, rebuild)
+    if config.gateway.reload.mode != "off":
+        reloader.watch()
+    watch.begin(runs, cooldowns, state.bus, executor)
+    state.begin(runs, box.commands.kill_session, box.approvals)
+    return Runtime(
+        live,
+        agents,
+        store,
+        runs,
+        journal,
+        embeddings,
+        executor,
+        box,
+        chat,
+        news,
+        watch,
+        state,
+        retention,
+        reloader,
+    )
 
 
-def check_agents(config: Config, env: Mapping[str, str]) -> AgentRegistry:
+def check_agents(
+    config: Config,
+    env: Mapping[str, str],
+    *,
+    providers: Iterable[Provider] = (),
+    tools: Iterable[Tool] = (),
+) -> AgentRegistry:
     """The agents as :func:`build_runtime` would build them; opens and starts nothing.
 
     :raises ConfigError: a model reference leads nowhere, a policy names no tool, or a setting of
         the web tools cannot be used.
     """
     web_tools(web_settings(config, env))
-    return _agents(config, env, build_providers(config, env, Executor()), ())
+    problems: list[str] = []
+    known = build_providers(config, env, Executor(), problems)
+    known.update({provider.id: provider for provider in providers})
+    try:
+        agents = _agents(config, env, known, tuple(tools))
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError("The configuration cannot be used:", tuple(problems))
+    return agents
 
 
 def secrets_of(config: Config, env: Mapping[str, str]) -> list[str]:
     """Everything that must never be seen in a log line; "" for what is not set."""
-    return [config.gateway.auth.secret, *provider_secrets(config, env), *tool_secrets(config, env)]
+    of_parts = (*provider_secrets(config, env), *tool_secrets(config, env))
+    return [config.gateway.auth.secret, *config.state.secrets, *of_parts]
 
 
 def _agents(
@@ -206,11 +293,6 @@ def _agents(
     )
 
 
-def _resolver(config: Config, providers: Mapping[str, Provider]) -> Callable[[str], Candidate]:
-    timeouts = call_timeouts(config.agents.defaults)
-    return lambda ref: resolve_candidate(ref, providers, timeouts)
-
-
 def _models(config: Config, agents: AgentRegistry) -> list[str]:
     """The models that the configuration names, whether an agent uses them or not."""
     used = (candidate.ref for agent in agents for candidate in agent.candidates)
@@ -218,117 +300,7 @@ def _models(config: Config, agents: AgentRegistry) -> list[str]:
     return [*used, *stated]
 
 
-def _run_service(
-    config: Config,
-    resolve: Callable[[str], Candidate],
-    agents: AgentRegistry,
-    store: Store,
-    executor: Executor,
-    news: NewsBoard,
-    box: ToolBox,
-    cooldowns: Cooldowns,
-) -> RunService:
-    defaults = config.agents.defaults
-    parts = RunParts(
-        store=store,
-        harness=_harness(config, executor, box, cooldowns),
-        resolve_model=resolve,
-        news=(news.take, box.commands.news),
-        retell=news.post,
-        reset=_reset_policy(config),
-        main_key=_main_key(config),
-        spawn_depth=defaults.subagents.max_spawn_depth,
-        new_id=_new_id,
-        clock=_now,
-    )
-    return RunService(
-        agents=agents,
-        parts=parts,
-        executor=executor,
-        limits=RunLimits(
-            concurrent=defaults.max_concurrent,
-            pending=defaults.max_pending,
-            per_session=defaults.max_pending_per_session,
-            sub_agents=defaults.subagents.max_concurrent,
-        ),
-        tick=min(_TICK, config.gateway.http.keep_alive_seconds),
-        on_end=_kill_commands_of(box),
-    )
-
-
-def _harness(config: Config, executor: Executor, box: ToolBox, cooldowns: Cooldowns) -> Harness:
-    defaults = config.agents.defaults
-    zone = _zone(config)
-    return Harness(
-        tools=box.registry,
-        cooldowns=cooldowns,
-        prompt_limits=PromptLimits(defaults.bootstrap_max_chars, defaults.bootstrap_total_max_chars),
-        compaction=CompactionLimits(
-            enabled=defaults.compaction.enabled,
-            keep=defaults.compaction.keep_recent_tokens,
-            reserve=defaults.compaction.reserve_tokens,
-        ),
-        spawn=executor.spawn,
-        scratch=config.state_dir / "scratch",
-        facts=_Today(zone),
-    )
-
-
-def _desk(config: Config, store: Store, executor: Executor, news: NewsBoard) -> Desk:
-    settings = config.agents.defaults.subagents
-    return Desk(
-        store=store,
-        executor=executor,
-        news=news,
-        main_key=_main_key(config),
-        children=settings.max_children_per_agent,
-        default_model=settings.model.primary if settings.model else None,
-        clock=_now,
-    )
-
-
-def _kill_commands_of(box: ToolBox) -> Callable[[RunRequest, TerminalEvent], None]:
-    def on_end(request: RunRequest, ending: TerminalEvent) -> None:
-        """Nothing goes on in the background for a run that nobody can follow up on."""
-        if request.ephemeral or not isinstance(ending, RunCompleted):
-            box.commands.kill_run(request.run_id)
-
-    return on_end
-
-
-def _reset_policy(config: Config) -> ResetPolicy:
-    reset = config.session.reset
-    return ResetPolicy(reset.mode, reset.at_hour, reset.idle_minutes, _zone(config))
-
-
-def _zone(config: Config) -> tzinfo | None:
-    """The configured time zone; None for this machine's."""
-    name = config.agents.defaults.user_timezone
-    return ZoneInfo(name) if name else None
-
-
-class _Today:
-    """Today's date: a day and not a minute, for whatever changes here costs the provider's cache."""
-
-    def __init__(self, zone: tzinfo | None) -> None:
-        self._zone = zone
-        self._told: tuple[int, tuple[str]] = (0, ("",))  # replaced as a whole, so that no lock is needed
-
-    def __call__(self) -> tuple[str]:
-        minute = int(time.time() // 60)
-        if self._told[0] != minute:
-            now = datetime.now(self._zone).astimezone(self._zone)
-            self._told = (minute, (f"Today is {now:%A, %Y-%m-%d} ({now:%Z}).",))
-        return self._told[1]
-
-
-def _main_key(config: Config) -> Callable[[str], str]:
-    return lambda agent_id: main_key(agent_id, config.session.main_key)
-
-
-def _new_id() -> str:
-    return str(uuid.uuid4())
-
-
-def _now() -> int:
-    return int(time.time() * 1000)
+def _named_models(config: Config, agents: AgentRegistry) -> list[str]:
+    """All models of the configuration, those for clients to choose and those for vectors included."""
+    embedders = (agent.embedder.ref for agent in agents if agent.embedder is not None)
+    return [*_models(config, agents), *config.agents.defaults.models, *embedders]

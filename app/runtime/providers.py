@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypedDict
 from urllib.parse import urlsplit
@@ -27,20 +28,27 @@ _ANTHROPIC: Literal["anthropic-messages"] = "anthropic-messages"
 _OLLAMA: Literal["ollama"] = "ollama"
 
 _VENDORS: Mapping[str, KnownProvider] = {vendor.id: vendor for vendor in (*KNOWN, OLLAMA)}
+# The address of a provider that has none, for a look at what else is wrong.
+_NOWHERE = "http://nowhere.invalid"
 # An Ollama server has a window of its own for models that nobody has said more about.
 _OLLAMA_WINDOW = 32_768
+_LOOKED_UP = 256  # models of one provider; a client may make names up
 
 
-def build_providers(config: Config, env: Mapping[str, str], executor: Executor) -> dict[str, Provider]:
+def build_providers(
+    config: Config, env: Mapping[str, str], executor: Executor, problems: list[str] | None = None
+) -> dict[str, Provider]:
     """All providers by id: configured ones, those with a key in ``env``, and the built-in model.
 
     Starts and connects nothing.
 
+    :param problems: gets a line for each mistake in place of an error, so that more can be looked for;
+        what is built then cannot be used.
     :raises ConfigError: nothing says where a provider is; every such mistake is named.
     """
     http = HttpClient()
     built: dict[str, Provider] = {}
-    problems: list[str] = []
+    found: list[str] = []
     for vendor in KNOWN:
         if env_keys(env, vendor):
             built[vendor.id] = _configured(vendor.id, ProviderConfig(), env, http)
@@ -50,12 +58,16 @@ def build_providers(config: Config, env: Mapping[str, str], executor: Executor) 
             try:
                 built[provider_id] = _configured(provider_id, settings, env, http)
             except ConfigError as error:
-                problems.append(str(error))
+                found.append(str(error))
+                nowhere = settings.model_copy(update={"base_url": _NOWHERE})
+                built[provider_id] = _configured(provider_id, nowhere, env, http)
     embedded = config.models.providers.get(EMBEDDED)
     if embedded and embedded.model_path and not Path(embedded.model_path).expanduser().is_file():
-        problems.append(f"models.providers.{EMBEDDED}.modelPath: there is no file {embedded.model_path}")
-    if problems:
-        raise ConfigError("The configuration cannot be used:", tuple(problems))
+        found.append(f"models.providers.{EMBEDDED}.modelPath: there is no file {embedded.model_path}")
+    if problems is not None:
+        problems += found
+    elif found:
+        raise ConfigError("The configuration cannot be used:", tuple(found))
     built[EMBEDDED] = _embedded(config, executor)
     return built
 
@@ -204,6 +216,7 @@ def _look_up(
     :param schemas: the server holds the answers of models that are known to a JSON schema.
     """
 
+    @lru_cache(_LOOKED_UP)  # asked many times in every run
     def look_up(model: str) -> ModelInfo | None:
         info = catalogue.lookup(vendor.id, model) if vendor else None
         return _with_compat(info, compat, schemas=schemas) if info else None

@@ -51,15 +51,17 @@ def build_tools(
     *,
     added: Iterable[Tool],
     offload: Offload | None,
+    now: Callable[[], Config],
 ) -> ToolBox:
     """Build all tools; starts nothing.
 
     :param added: registered in code, beside the built-in ones.
+    :param now: the configuration that holds at the moment, for what may change.
     :raises ConfigError: a setting cannot be used.
     """
     approvals = Approvals()
     gate = ExecGate(
-        lambda agent_id: exec_policy(config, agent_id),
+        lambda agent_id: exec_policy(now(), agent_id),
         approvals,
         ApprovalsFile(config.state_dir / "exec-approvals.json"),
     )
@@ -71,11 +73,7 @@ def build_tools(
         hidden=_secret_files(config),
         sealed=config.state_dir.absolute(),
     )
-    mcp = McpServers(
-        {name: _mcp_server(server) for name, server in config.mcp.servers.items() if server.enabled},
-        spawn=executor.spawn,
-        environment=env,
-    )
+    mcp = mcp_servers(config, env, executor)
     memory = Memory(offload=offload)
     tools = (
         SESSION_STATUS,
@@ -87,6 +85,15 @@ def build_tools(
         *added,
     )
     return ToolBox(ToolRegistry(tools, sources=(mcp.tools,)), commands, approvals, mcp, memory)
+
+
+def mcp_servers(config: Config, env: Mapping[str, str], executor: Executor) -> McpServers:
+    """The MCP servers that are switched on; starts none."""
+    return McpServers(
+        {name: _mcp_server(server) for name, server in config.mcp.servers.items() if server.enabled},
+        spawn=executor.spawn,
+        environment=env,
+    )
 
 
 def added_names(config: Config, added: Iterable[Tool]) -> list[str]:
