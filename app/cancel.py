@@ -19,6 +19,7 @@ class CancelReason(StrEnum):
     DISCONNECT = "disconnect"
     TIMEOUT = "timeout"
     SHUTDOWN = "shutdown"
+    LOST = "lost"
 
 
 class Cancelled(BaseException):

@@ -49,12 +49,12 @@ class UserMessage:
     @property
     def text(self) -> str:
         """All text parts, joined by newlines."""
-        return "\n".join(p.text for p in self.parts if isinstance(p, TextPart))
+        return "\n".join([p.text for p in self.parts if isinstance(p, TextPart)])
 
     @property
     def images(self) -> tuple[ImagePart, ...]:
         """All image parts, in order."""
-        return tuple(p for p in self.parts if isinstance(p, ImagePart))
+        return tuple([p for p in self.parts if isinstance(p, ImagePart)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
@@ -54,23 +54,30 @@ class Briefing:
         shared = turn.cache_key or turn.session_key
         self._cache_key = sha256(shared.encode(errors="replace")).hexdigest()[:32]
         # What a caller says of where a message comes from may narrow what is permitted, and never widens it.
-        self._channels = {turn.channel, turn.message_channel or turn.channel}
+        self._channels = frozenset((turn.channel, turn.message_channel or turn.channel))
         lines = "\n".join(f"- {' '.join(line.split())}" for line in turn.news)
         self._news = (UserMessage.of(_NEWS.format(lines)),) if lines else ()
-        self._theirs = turn.client_tools.names
-        tools = harness.tools.tools
-        self.tools: Mapping[str, Tool] = {tool.name: tool for tool in tools if self.permits(tool.name)}
-        if self._theirs and (hidden := self._theirs & {tool.name for tool in tools}):
+        theirs = turn.client_tools.names
+        self._withheld = turn.withheld | theirs
+        tools = {tool.name: tool for tool in harness.tools.tools}
+        permitted = self._permitted(tools)
+        self.tools: Mapping[str, Tool] = {name: tool for name, tool in tools.items() if name in permitted}
+        if theirs and (hidden := theirs & tools.keys()):
             _log.debug(
                 "run %s: the caller's own tools stand in for %s", turn.run_id, ", ".join(sorted(hidden))
             )
 
     def permits(self, name: str, model_ref: str = "") -> bool:
         """True if this run may use the tool, while ``model_ref`` answers."""
-        turn, policy = self._turn, self._agent.policy
-        if name in turn.withheld or name in self._theirs:
-            return False
-        return all(policy.permits(name, model_ref=model_ref, channel=channel) for channel in self._channels)
+        policy = self._agent.policy
+        return name not in self._withheld and all(
+            policy.permits(name, model_ref=model_ref, channel=channel) for channel in self._channels
+        )
+
+    def _permitted(self, names: Iterable[str], model_ref: str = "") -> frozenset[str]:
+        """Those of ``names`` that this run may use, while ``model_ref`` answers."""
+        policy, channels = self._agent.policy, self._channels
+        return policy.permitted(tuple(names), model_ref=model_ref, channels=channels) - self._withheld
 
     def brief(self, candidate: Candidate) -> Brief:
         """Prompt and tools for a candidate."""
@@ -127,8 +134,9 @@ class Briefing:
         return in_words(wanted)
 
     def _make_brief(self, candidate: Candidate) -> Brief:
-        permitted = (tool for tool in self.tools.values() if self.permits(tool.name, candidate.ref))
-        own = tuple(map(_spec, permitted)) if candidate.info.tools else ()
+        permitted = self._permitted(self.tools, candidate.ref)
+        offered = (tool for name, tool in self.tools.items() if name in permitted)
+        own = tuple(map(_spec, offered)) if candidate.info.tools else ()
         theirs = self._turn.client_tools.offered_to(candidate.info)
         system = build_prompt(
             PromptInput(

@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import TypeAlias
 
 from ..cancel import CancelToken
+from ..context import carried
 from ..events import ProgressEvent, ToolFinished, ToolStarted
 from ..log import get_logger
 from ..messages import ToolCall, ToolMessage
@@ -88,7 +89,7 @@ class ToolRunner:
             return
         jobs = [_Job(lambda call=call: self._run_one(call, problems.get(call.id))) for call in batch]  # type: ignore[misc]
         for call, job in zip(batch, jobs, strict=True):
-            self._spawn(f"tool-{call.name}", job.run)
+            self._spawn(f"tool-{call.name}", carried(job.run))
         yield from (job.result() for job in jobs)
 
     def _run_one(self, call: ToolCall, problem: str | None) -> ToolMessage:

@@ -78,10 +78,12 @@ def repaired(messages: Iterable[Message]) -> list[Message]:
         if isinstance(message, ToolMessage):
             results.setdefault(message.call_id, message)
             continue
-        result += _results_of(calls, results)
+        if calls:
+            result += _results_of(calls, results)
+        if calls or results:
+            results = {}
         result.append(message)
         calls = message.tool_calls if isinstance(message, AssistantMessage) else ()
-        results = {}
     return result + _results_of(calls, results)
 
 
@@ -182,11 +184,13 @@ def _tokens(message: Message) -> int:
     if isinstance(message, UserMessage):
         return 4 + text_tokens(message.text) + _IMAGE_TOKENS * len(message.images)
     if isinstance(message, AssistantMessage):
-        calls = sum(8 + text_tokens(call.arguments) for call in message.tool_calls)
-        return 4 + text_tokens(message.text) + calls + _thought_tokens(message)
+        said = 4 + text_tokens(message.text)
+        # Most messages have neither, and every turn counts them all.
+        return said + _hidden_tokens(message) if message.tool_calls or message.thoughts else said
     return 8 + text_tokens(message.text)
 
 
-def _thought_tokens(message: AssistantMessage) -> int:
+def _hidden_tokens(message: AssistantMessage) -> int:
+    calls = sum(8 + text_tokens(call.arguments) for call in message.tool_calls)
     thoughts = message.thoughts.items if message.thoughts else ()
-    return sum(text_tokens(str(value)) for item in thoughts for value in item.values())
+    return calls + sum(text_tokens(str(value)) for item in thoughts for value in item.values())

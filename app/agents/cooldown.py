@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -69,6 +70,8 @@ class Cooldowns:
         """
         with self._lock:
             good = self._last_good.get((provider, model))
+            if not self._entries:  # nothing has failed lately: most of the time
+                return Standing(_first(good, credentials), ready=True, retry_in=0.0, error=None)
             left = {key: self._left(provider, key, model) for key in range(credentials)}
         usable = [key for key in left if left[key].retry_in == 0]
         if usable:
@@ -94,6 +97,19 @@ class Cooldowns:
             for scope in _scopes(provider, credential, model):
                 self._entries.pop(scope, None)
             _put(self._last_good, (provider, model), credential)
+
+    def forget(self) -> None:
+        """Begin anew: keys and models are others now."""
+        with self._lock:
+            self._entries.clear()
+            self._last_good.clear()
+
+    def cooling(self) -> dict[str, int]:
+        """How many keys and models are left alone now, by provider."""
+        with self._lock:
+            entries = [(provider, entry.until) for (provider, _, _), entry in self._entries.items()]
+        now = self._clock()
+        return dict(Counter(provider for provider, until in entries if until > now))
 
     def _left(self, provider: str, credential: int, model: str) -> _Left:
         now = self._clock()
@@ -197,6 +213,11 @@ def _scopes(provider: str, credential: int, model: str) -> Iterator[_Scope]:
     yield provider, credential, None
     yield provider, credential, model
     yield provider, None, model
+
+
+def _first(good: int | None, credentials: int) -> tuple[int, ...]:
+    """All keys, the ``good`` one first."""
+    return tuple(sorted(range(credentials), key=lambda key: key != good))
 
 
 def _seconds(left: float) -> float:

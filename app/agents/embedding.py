@@ -11,7 +11,7 @@ from ..messages import Usage
 from ..providers.base import Embedder, EmbeddingRequest, Embeddings
 from ..sessions.records import ModelCall
 from .cooldown import Cooldowns, restated
-from .failover import ModelCaller
+from .failover import CallWatch, ModelCaller, unwatched
 from .models import Candidate
 from .registry import Agent
 
@@ -76,6 +76,7 @@ class EmbeddingTurn:
 
     :param candidate: from :func:`choose_embedder`.
     :param time_left: seconds of the budget; no wait begins that it would cut short.
+    :param watch: is told of each call when it is over.
     :ivar usage: of all calls so far.
     """
 
@@ -88,13 +89,14 @@ class EmbeddingTurn:
         cancel: CancelToken,
         cooldowns: Cooldowns,
         time_left: Callable[[], float],
+        watch: CallWatch = unwatched,
     ) -> None:
         self._candidate = candidate
         self._provider = _embedder(candidate)
         self._inputs = tuple(inputs)
         self._dimensions = dimensions
         self._cancel = cancel
-        self._caller = ModelCaller((candidate,), cancel, cooldowns, time_left=time_left)
+        self._caller = ModelCaller((candidate,), cancel, cooldowns, time_left=time_left, watch=watch)
         self.usage = Usage()
 
     @property

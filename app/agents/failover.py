@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import inf
 from typing import TypeAlias, TypeVar
 
@@ -15,6 +16,7 @@ from ..cancel import Cancelled, CancelToken
 from ..errors import ProviderError, ProviderReason
 from ..events import TextDelta
 from ..log import get_logger
+from ..messages import Usage
 from ..providers.base import ModelEvent, ModelRequest
 from ..sessions.records import ModelCall
 from .cooldown import Cooldowns, Standing, restated
@@ -39,6 +41,40 @@ _Outcome: TypeAlias = Generator[_Event, None, list[ProviderError]]
 _log = get_logger("model")
 
 
+@dataclass(frozen=True, slots=True)
+class CallReport:
+    """A model call that is over, for whoever keeps watch.
+
+    :ivar candidate: who was called.
+    :ivar call: its record.
+    :ivar first: seconds until something of the answer came; None if nothing did.
+    :ivar usage: None if nobody counted, as after a failure.
+    :ivar finish_reason: why a model stopped; "" for a failure, and for vectors.
+    :ivar after: ``provider/model`` of the failed call that this one makes up for.
+    """
+
+    candidate: Candidate
+    call: ModelCall
+    first: float | None = None
+    usage: Usage | None = None
+    finish_reason: str = ""
+    after: str | None = None
+
+    @property
+    def cost(self) -> float | None:
+        """In US dollars; None if the tokens or their price are not known."""
+        price = self.candidate.info.price
+        return None if price is None or self.usage is None else price.of(self.usage)
+
+
+# Called in the run's thread. Must be quick and must not raise.
+CallWatch: TypeAlias = Callable[[CallReport], None]
+
+
+def unwatched(report: CallReport) -> None:
+    """For calls that nobody keeps watch over."""
+
+
 class ModelCaller:
     """Calls the models of one agent for one run, in the run's thread.
 
@@ -50,6 +86,7 @@ class ModelCaller:
     :param time_left: seconds of the run's budget; no wait begins that it would cut short.
     :param pause: waits so many seconds, ``cancel.sleep`` by default.
     :param clock: seconds, never going back.
+    :param watch: is told of each call when it is over.
     :ivar answered_by: ``provider/model`` of the last answer, of the first candidate until then.
     :ivar calls: all calls that are over, in order.
     """
@@ -63,6 +100,7 @@ class ModelCaller:
         time_left: Callable[[], float] = lambda: inf,
         pause: Callable[[float], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        watch: CallWatch = unwatched,
     ) -> None:
         self._candidates = list(dict.fromkeys(candidates))
         self._cancel = cancel
@@ -70,6 +108,8 @@ class ModelCaller:
         self._time_left = time_left
         self._pause = pause or cancel.sleep
         self._clock = clock
+        self._watch = watch
+        self._failed: str | None = None  # the model of the last call, unless that was answered
         self._waited = 0.0
         self.answered_by = candidates[0].ref
         self.calls: list[ModelCall] = []
@@ -91,19 +131,20 @@ class ModelCaller:
     def ask(self, prepare: Prepare[_Event]) -> Generator[_Event, None, None]:
         """The events of the first call of any kind that works out; raises like :meth:`stream`."""
         untried = list(self._candidates)
+        self._failed = None
         failures: dict[Candidate, list[ProviderError]] = {}
         while untried:
-            standings = {candidate: self._standing(candidate) for candidate in untried}
-            candidate = min(untried, key=lambda c: (not standings[c].ready, standings[c].retry_in))
-            wait = standings[candidate].retry_in
+            standings = [(candidate, self._standing(candidate)) for candidate in untried]
+            candidate, best = min(standings, key=lambda one: (not one[1].ready, one[1].retry_in))
+            wait = best.retry_in
             if wait and not self._may_wait(wait, SHORT_WAIT):
-                failures.update({c: [s.error] for c, s in standings.items() if s.error})
+                failures.update({c: [s.error] for c, s in standings if s.error})
                 break
             if wait:
                 self._wait(wait)
                 continue
             untried.remove(candidate)
-            errors = yield from self._ask(candidate, standings[candidate].keys[0], prepare, untried)
+            errors = yield from self._ask(candidate, best.keys[0], prepare, untried)
             if not errors:
                 self._stay_with(candidate)
                 return
@@ -135,31 +176,46 @@ class ModelCaller:
         self, candidate: Candidate, key: int, call: Callable[[], Iterator[_Event]]
     ) -> Generator[_Event, None, ProviderError | None]:
         """One call. Returns its failure if nobody has seen a word of the answer."""
-        visible, started = False, self._clock()
+        visible, noted = False, _Noted(self._clock())
+        event: _Event | None = None
         try:
             for event in call():
+                if noted.first is None:
+                    noted.first = self._clock()
                 visible = visible or isinstance(event, TextDelta)
                 yield event
         except ProviderError as error:
-            self._note(candidate, key, error.reason.value, started, error.upstream_status)
+            self._note(candidate, key, noted, error.reason.value, status=error.upstream_status)
             _log.warning("%s, key %d: %s (%s)", candidate.ref, key, error, error.reason)
             if not visible:
                 return error
             self._cooldowns.failed(candidate.provider.id, key, candidate.model, error)
             raise
         except (Cancelled, GeneratorExit):
-            self._note(candidate, key, "cancelled", started)
+            self._note(candidate, key, noted, "cancelled")
             raise
-        self._note(candidate, key, "ok", started)
+        self._note(candidate, key, noted, "ok", last=event)
         self._cooldowns.succeeded(candidate.provider.id, key, candidate.model)
         self.answered_by = candidate.ref
         return None
 
     def _note(
-        self, candidate: Candidate, key: int, outcome: str, started: float, status: int | None = None
+        self,
+        candidate: Candidate,
+        key: int,
+        noted: _Noted,
+        outcome: str,
+        *,
+        status: int | None = None,
+        last: object = None,
     ) -> None:
-        milliseconds = round((self._clock() - started) * 1000)
-        self.calls.append(ModelCall(candidate.ref, key, outcome, status, milliseconds))
+        milliseconds = round((self._clock() - noted.started) * 1000)
+        call = ModelCall(candidate.ref, key, outcome, status, milliseconds)
+        self.calls.append(call)
+        usage, reason = getattr(last, "usage", None), getattr(last, "finish_reason", "")
+        first = None if noted.first is None else noted.first - noted.started
+        after, self._failed = self._failed, None if outcome == "ok" else candidate.ref
+        self._watch(CallReport(candidate, call, first, usage, reason, after))
 
     def _standing(self, candidate: Candidate) -> Standing:
         return self._cooldowns.standing(candidate.provider.id, candidate.credentials, candidate.model)
@@ -193,6 +249,14 @@ class ModelCaller:
         before it would cost its patience again in every round."""
         self._candidates.remove(candidate)
         self._candidates.insert(0, candidate)
+
+
+@dataclass(slots=True)
+class _Noted:
+    """When a call began, and when the first of its answer came, by the caller's clock."""
+
+    started: float
+    first: float | None = None
 
 
 def _worth_asking(untried: Sequence[Candidate], failed: Candidate, error: ProviderError) -> list[Candidate]:

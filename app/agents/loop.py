@@ -13,6 +13,7 @@ from ..events import ContextCompacted, ProgressEvent, ReasoningDelta, TextDelta
 from ..log import get_logger
 from ..messages import AssistantMessage, FinishReason, Message, ToolCall, Usage, UserMessage
 from ..providers.base import ModelDone
+from ..sessions.keys import name_of, namespace_of
 from ..text import GrowingText
 from ..tools.registry import ToolContext
 from .briefing import Briefing, summary_request
@@ -82,7 +83,13 @@ class Turn:
         self._skills = agent.skills.current()
         self._briefing = Briefing(agent, turn, harness, self._skills)
         candidates = _able(agent.candidates, turn)
-        self._caller = ModelCaller(candidates, cancel, harness.cooldowns, time_left=turn.time_left)
+        self._caller = ModelCaller(
+            candidates,
+            cancel,
+            harness.cooldowns,
+            time_left=turn.time_left,
+            watch=partial(harness.called, turn.run_id),
+        )
         self.record.calls = self._caller.calls
         self._guard = RepeatGuard()
         self._demands = Demands(turn, cancel)
@@ -371,6 +378,7 @@ class Turn:
             env=skill_env(self._skills),
             emit=self._emit,
             off_the_clock=self._input.off_the_clock,
+            caller=name_of(namespace_of(self._input.session_key)),
         )
 
 

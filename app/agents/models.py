@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from ..errors import ConfigError
@@ -11,6 +11,8 @@ from ..messages import SamplingParams
 from ..providers.base import CallTimeouts, ModelInfo, Provider
 
 THINKING = ("off", "minimal", "low", "medium", "high", "xhigh", "max")
+
+_NO_PARAMS = SamplingParams()
 
 # Levels of thinking that no model API knows by this name; None leaves it to the model.
 _EFFORTS: Mapping[str, str | None] = MappingProxyType({"off": "none", "adaptive": None, "ultra": "max"})
@@ -60,12 +62,12 @@ def resolve_candidate(ref: str, providers: Mapping[str, Provider], timeouts: Cal
 
 def merge_params(base: SamplingParams, over: SamplingParams) -> SamplingParams:
     """Parameters of ``over`` where it states them, of ``base`` elsewhere."""
-    empty = SamplingParams()
-    values = {
-        name: getattr(over, name) if getattr(over, name) != getattr(empty, name) else getattr(base, name)
-        for name in SamplingParams.__slots__
-    }
-    return SamplingParams(**values)
+    if over == _NO_PARAMS:
+        return base
+    if base == _NO_PARAMS:
+        return over
+    stated = {name: getattr(over, name) for name in SamplingParams.__slots__}
+    return replace(base, **{n: value for n, value in stated.items() if value != getattr(_NO_PARAMS, n)})
 
 
 def effort_of(level: str | None) -> str | None:

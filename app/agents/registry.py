@@ -51,13 +51,17 @@ class Agent:
 
 
 class AgentRegistry:
-    """Finds an agent by its id. Immutable; nothing is ever created from request data."""
+    """Finds an agent by its id. Nothing is ever created from request data. Any thread may call any method."""
 
     def __init__(self, agents: Mapping[str, Agent], default_id: str, main_key: str) -> None:
         """:param main_key: the last part of every agent's main session key."""
         self._agents = dict(agents)
         self.default_id = default_id
         self.main_key = main_key
+
+    def adopt(self, other: AgentRegistry) -> None:
+        """Have the agents of ``other`` from now on, under the same main key."""
+        self._agents, self.default_id = other._agents, other.default_id
 
     def __iter__(self) -> Iterator[Agent]:
         return iter(self._agents.values())

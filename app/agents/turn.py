@@ -16,6 +16,7 @@ from .calls import Spawn
 from .client_tools import NO_CLIENT_TOOLS, ClientTools
 from .conversation import Conversation
 from .cooldown import Cooldowns
+from .failover import CallReport
 from .prompt import PromptLimits
 
 SEPARATOR = "\n\n"
@@ -34,12 +35,17 @@ class CompactionLimits:
     reserve: int
 
 
+def _unwatched(run_id: str, report: CallReport) -> None:
+    """Nobody keeps watch over the model calls."""
+
+
 @dataclass(frozen=True, slots=True)
 class Harness:
     """What all turns of a gateway share.
 
     :ivar scratch: where directories for long output are made, one per session.
     :ivar facts: short facts for the prompt that change rarely, such as the date.
+    :ivar called: told of each model call that is over, in its run's thread; must not raise.
     """
 
     tools: ToolRegistry
@@ -49,6 +55,7 @@ class Harness:
     spawn: Spawn
     scratch: Path
     facts: Callable[[], Sequence[str]]
+    called: Callable[[str, CallReport], None] = _unwatched
 
 
 @dataclass(frozen=True, slots=True)

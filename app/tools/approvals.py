@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from ..events import ApprovalRequested, ApprovalResolved
 from ..log import get_logger
@@ -79,8 +79,23 @@ class _Waiting:
     decision: Decision | None = None
 
 
+class Elsewhere(Protocol):
+    """What waits in other processes."""
+
+    def pending(self) -> list[Approval]:
+        """All that waits in any process, the oldest first."""
+
+    def resolve(self, approval_id: str, decision: Decision) -> bool:
+        """Pass a decision on; False if nobody waits for it."""
+
+
 class Approvals:
-    """Brings commands that wait and operators together. Any thread may call any method."""
+    """Brings commands that wait and operators together. Any thread may call any method.
+
+    :ivar elsewhere: other processes, if there are any.
+    """
+
+    elsewhere: Elsewhere | None = None
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards both, and each decision
@@ -120,12 +135,25 @@ class Approvals:
         return outcome
 
     def pending(self) -> list[Approval]:
-        """What waits for an answer, the oldest first."""
+        """What waits for an answer, here or elsewhere."""
+        own = self.own()
+        known = {approval.id for approval in own}
+        others = self.elsewhere.pending() if self.elsewhere is not None else []
+        return [*own, *(approval for approval in others if approval.id not in known)]
+
+    def resolve(self, approval_id: str, decision: Decision) -> bool:
+        """Answer, wherever it is waited for; False if nobody does any more. The first answer holds."""
+        if self.resolve_own(approval_id, decision):
+            return True
+        return self.elsewhere is not None and self.elsewhere.resolve(approval_id, decision)
+
+    def own(self) -> list[Approval]:
+        """What waits for an answer in this process, the oldest first."""
         with self._lock:
             return [waiting.approval for waiting in self._waiting.values()]
 
-    def resolve(self, approval_id: str, decision: Decision) -> bool:
-        """Answer; False if nobody waits for this answer any more. The first answer holds."""
+    def resolve_own(self, approval_id: str, decision: Decision) -> bool:
+        """As :meth:`resolve`, but only what waits in this process."""
         with self._lock:
             waiting = self._waiting.get(approval_id)
             if waiting is None or waiting.decision is not None:

@@ -45,6 +45,8 @@ PROFILES: Mapping[str, frozenset[str]] = {
 _DEFAULT = frozenset({"session_status", "read", "ls", "grep", "find"})
 
 _REMEMBERED = 4_096
+_REMEMBERED_SETS = 256
+_ANY_CHANNEL = frozenset({""})
 
 _ALIASES = {"bash": "exec", "apply-patch": "apply_patch"}
 
@@ -74,8 +76,11 @@ class ToolPolicy:
     rules: tuple[Rule, ...]
     by_provider: tuple[tuple[str, tuple[Rule, ...]], ...] = ()
     by_channel: tuple[tuple[str, tuple[Rule, ...]], ...] = ()
-    # Asked some thirty times for each model call, and always the same. A race costs one more look.
+    # Asked for each model call, and always the same. A race costs one more look.
     _known: dict[tuple[str, str, str], bool] = field(default_factory=dict, compare=False, repr=False)
+    _sets: dict[tuple[tuple[str, ...], str, frozenset[str]], frozenset[str]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     def permits(self, name: str, *, model_ref: str = "", channel: str = "") -> bool:
         """True if every rule lets the tool through.
@@ -91,6 +96,23 @@ class ToolPolicy:
             if len(self._known) >= _REMEMBERED:  # models make names up
                 self._known.clear()
             self._known[asked] = permitted
+        return permitted
+
+    def permitted(
+        self, names: tuple[str, ...], *, model_ref: str = "", channels: frozenset[str] = _ANY_CHANNEL
+    ) -> frozenset[str]:
+        """Those of ``names`` that every rule lets through, for each of the ``channels``."""
+        asked = (names, model_ref, channels)
+        permitted = self._sets.get(asked)
+        if permitted is None:
+            permitted = frozenset(
+                name
+                for name in names
+                if all(self.permits(name, model_ref=model_ref, channel=channel) for channel in channels)
+            )
+            if len(self._sets) >= _REMEMBERED_SETS:  # clients make channels up
+                self._sets.clear()
+            self._sets[asked] = permitted
         return permitted
 
     def _rules(self, model_ref: str, channel: str) -> Iterator[Rule]:

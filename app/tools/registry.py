@@ -21,6 +21,9 @@ def _ignore(event: ProgressEvent) -> None:
 class ToolContext:
     """What a tool may know about the run that calls it. Facts, no handles on the gateway.
 
+    :ivar caller: the namespace of the caller whom the host has named for this conversation, by default
+        their id; "" for all others. What a tool may show to whom, it decides by this, never by what
+        the model says.
     :ivar turns: messages of the conversation so far.
     :ivar ephemeral: nobody can come back to this session; nothing may outlive the run.
     :ivar readable: directories besides the workspace that may be read, not written.
@@ -47,6 +50,7 @@ class ToolContext:
     env: Mapping[str, str] = field(default_factory=dict)
     emit: Callable[[ProgressEvent], None] = _ignore
     off_the_clock: Callable[[], AbstractContextManager[None]] = nullcontext
+    caller: str = ""
 
 
 class ToolError(Exception):
@@ -95,6 +99,9 @@ class ToolRegistry:
         if tool.name in self._tools:
             raise RuntimeError(f"A tool named {tool.name!r} is registered already; choose another name.")
         self._tools[tool.name] = tool
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tools or any(tool.name == name for source in self._sources for tool in source())
 
     @property
     def tools(self) -> tuple[Tool, ...]:

@@ -139,6 +139,29 @@ def test_a_provider_or_one_of_its_models_can_have_rules_of_its_own() -> None:
     assert permitted(everyone, model_ref="other/small") == {"session_status"}
 
 
+@given(
+    denied=st.sets(st.sampled_from(TOOLS)),
+    channels=st.frozensets(st.sampled_from(["openai", "cli", "telegram"]), min_size=1),
+    names=st.lists(st.sampled_from(TOOLS), unique=True).map(tuple),
+)
+def test_tools_permitted_together_are_those_permitted_one_by_one_on_every_channel(
+    denied: set[str], channels: frozenset[str], names: tuple[str, ...]
+) -> None:
+    by_channel = {"openai": {"deny": ["exec"]}, "telegram": {"deny": ["group:fs"]}}
+    policy = policy_of({"profile": "full", "deny": sorted(denied), "byChannel": by_channel})
+    expected = {name for name in names if all(policy.permits(name, channel=one) for one in channels)}
+
+    assert policy.permitted(names, channels=channels) == expected
+    assert policy.permitted(names, channels=channels) == expected  # from memory
+
+
+def test_channels_that_clients_make_up_change_nothing_for_others() -> None:
+    policy = policy_of({"profile": "full", "byChannel": {"telegram": {"deny": ["exec"]}}})
+    for number in range(600):
+        assert policy.permitted(("exec",), channels=frozenset({f"made-up-{number}"})) == {"exec"}
+    assert policy.permitted(("exec", "read"), channels=frozenset({"openai", "telegram"})) == {"read"}
+
+
 def test_a_channel_can_have_rules_of_its_own() -> None:
     everyone = {"profile": "coding", "byChannel": {"openai": {"deny": ["group:runtime"]}}}
 

@@ -163,6 +163,14 @@ class McpServers:
         with self._changed:
             return [f"MCP server {name}: {_state(server)}" for name, server in sorted(self._servers.items())]
 
+    def states(self) -> dict[str, str]:
+        """How each server is, by name: ``starting``, ``ready``, or why it is not."""
+        with self._changed:
+            return {
+                name: server.status if server.status in ("starting", "ready") else _state(server)
+                for name, server in sorted(self._servers.items())
+            }
+
     def close(self) -> None:
         """End the servers and their processes and wait until they are gone. Safe to call twice."""
         with self._changed:
