@@ -10,6 +10,7 @@
     │   └── KeyReused               422
     ├── Unauthorized                401  unauthorized
     │   └── TooManyFailures         429  rate_limited
+    ├── Forbidden                   403  who asks is known, and may not
     ├── NotFound                    404  invalid_request_error
     │   ├── AgentNotFound                model_not_found
     │   └── EndpointDisabled             endpoint_disabled
@@ -27,6 +28,8 @@
     ├── ProviderError               by reason, see ``_PROVIDER_WIRE``
     ├── InvalidAnswer           502  the model did not answer as the request demands
     └── StoreError                  500  state could not be read or written
+        ├── StoreUnavailable    503  the database cannot be reached now
+        └── Fenced                       the run was given up by the others meanwhile
 
 A class carries its wire data; each channel has one renderer. Messages are written for
 the person who reads them and never hold a secret, a traceback or a path of this machine
@@ -160,6 +163,12 @@ class TooManyFailures(GatewayError):
         self.retry_after = retry_after
 
 
+class Forbidden(GatewayError):
+    """Who asks is known, and may not do this."""
+
+    status, type, code = 403, "invalid_request_error", "forbidden"
+
+
 class NotFound(GatewayError):
     """Nothing is served at this path."""
 
@@ -290,6 +299,22 @@ class StoreError(GatewayError):
     """State could not be read or written: a full disk, a damaged file, a lock."""
 
     code = "store_error"
+
+
+class StoreUnavailable(StoreError):
+    """The database cannot be reached, or takes nothing, at the moment."""
+
+    status, type, code = 503, "service_unavailable", "store_unavailable"
+    retry_after: float | None = 5
+
+
+class Fenced(StoreError):
+    """Other processes have taken the run for dead and closed it: it must not write any more."""
+
+    code = "interrupted"
+
+    def __init__(self) -> None:
+        super().__init__("The run was given up: for too long nothing was heard of the process it was in.")
 
 
 class ProviderReason(StrEnum):

@@ -100,6 +100,11 @@ class GatewayProcess:
         return self._process is not None
 
     @property
+    def alive(self) -> bool:
+        """False as soon as the process is gone."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def log(self) -> str:
         """Everything the gateway has written to stderr and stdout."""
         return self._log_path.read_text(errors="replace")
@@ -123,6 +128,12 @@ class GatewayProcess:
 
     def start(self) -> Self:
         """Start the process and wait until it is ready."""
+        self.launch()
+        self.wait_until_ready()
+        return self
+
+    def launch(self) -> None:
+        """Start the process."""
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "app", "gateway"],
@@ -133,8 +144,6 @@ class GatewayProcess:
                 stderr=log,
                 start_new_session=True,
             )
-        self.wait_until_ready()
-        return self
 
     def wait_until_ready(self, timeout: float = 30.0) -> None:
         """Return once ``/readyz`` answers 200."""

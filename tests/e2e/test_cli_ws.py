@@ -412,15 +412,14 @@ def test_whoever_follows_the_log_sees_new_lines_once(gateway: GatewayProcess) ->
     with running(beside(gateway), "logs", "--follow", "--limit", "1") as process:
         assert process.stdout is not None
         process.stdout.readline()
-        key = "agent:main:logged"
-        assert chat(gateway, "hello", headers={"x-openclaw-session-key": key}).status == 200
+        run_id = chat(gateway, "hello").json["id"]
         lines = []
-        while not lines or key not in lines[-1]:
+        while not lines or run_id not in lines[-1]:
             lines.append(process.stdout.readline())
         process.send_signal(signal.SIGINT)
         rest, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (130, "\n")
-    assert sum(f"session={key} " in line for line in (*lines, *rest.splitlines())) == 1
+    assert sum(f"run {run_id} " in line for line in (*lines, *rest.splitlines())) == 1
 
 
 # openclaw chat and sessions

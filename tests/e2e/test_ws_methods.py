@@ -173,11 +173,12 @@ def test_the_log_is_followed_from_where_it_was_left(
     with connected(gateway, scopes=["operator.read"]) as client:
         before = client.call("logs.tail")
         provider.script(Reply("hi"))
-        chat(gateway, "hi", user="ws-logs")
+        run_id = chat(gateway, "hi", user="ws-logs").json["id"]
         after = client.call("logs.tail", cursor=before["cursor"])
 
     said = [json.loads(line)["0"] for line in after["lines"]]
-    assert any(user_session("ws-logs") in line and "completed" in line for line in said)
+    assert any(run_id in line and "completed" in line for line in said)
+    assert not any(user_session("ws-logs") in line for line in said)
     assert not set(after["lines"]) & set(before["lines"])
     assert TOKEN not in str(before["lines"] + after["lines"])
     assert (after["reset"], after["truncated"]) == (False, False)

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 
+from app import Gateway
+from app.channels.mount import Mount
 from app.config import load_config
 from app.runtime import Runtime, build_runtime
 from app.tools.registry import Tool
+from tests.integration.hosting import Give, configuration
 from tests.integration.runs import PATIENCE, Start
 from tests.scripted_provider import ScriptedProvider
 
@@ -54,3 +58,21 @@ def start(model: ScriptedProvider, tmp_path: Path) -> Iterator[Start]:
 @pytest.fixture
 def runtime(start: Start) -> Runtime:
     return start()
+
+
+@pytest.fixture
+def give(model: ScriptedProvider, tmp_path: Path) -> Iterator[Give]:
+    """``give(app, url_prefix="/ai", state="one", gateway=Gateway(), ...)``; closed in the end."""
+    mounts: list[Mount] = []
+
+    def give(app: Flask, *, gateway: Gateway | None = None, state: str = "state", **options: Any) -> Mount:
+        options = {
+            "config": configuration(model),
+            "env": {"OPENCLAW_STATE_DIR": str(tmp_path / state)},
+        } | options
+        mounts.append((gateway or Gateway()).init_app(app, **options))
+        return mounts[-1]
+
+    yield give
+    for mount in mounts:
+        mount.close()

@@ -51,7 +51,7 @@ def build(tmp_path: Path) -> Iterator[Build]:
             "agents": {"defaults": {"params": params or {}}},
         }
         env = {"OPENCLAW_STATE_DIR": str(tmp_path / str(len(runtimes))), **env}
-        runtimes.append(Gateway().init_app(app, config=config, env=env))
+        runtimes.append(Gateway().init_app(app, config=config, env=env).open())
         return app, runtimes[-1]
 
     yield build

@@ -51,7 +51,7 @@ def init(model: ScriptedProvider, tmp_path: Path) -> Iterator[Init]:
     ) -> Runtime:
         env = {"OPENCLAW_STATE_DIR": str(tmp_path / f"state-{len(runtimes)}")}
         settings = config or configuration(model, token)
-        runtimes.append((gateway or Gateway()).init_app(app, config=settings, env=env, **options))
+        runtimes.append((gateway or Gateway()).init_app(app, config=settings, env=env, **options).open())
         return runtimes[-1]
 
     yield init
@@ -259,7 +259,7 @@ def test_two_applications_in_one_process_have_nothing_in_common(init: Init, mode
     ]
 
     assert answers == [200, 401, 200, 401]
-    stores = [app.extensions["openclaw"].store for app in (first, second)]
+    stores = [app.extensions["openclaw"].runtime.store for app in (first, second)]
     assert [len(store.list_sessions(None, 10)) for store in stores] == [1, 0]
     assert not any(isinstance(value, Flask) for value in vars(gateway).values())
 

@@ -199,7 +199,7 @@ def test_a_stream_that_the_host_drops_before_its_first_byte_ends_its_run(
         return response
 
     config = gateway_config(model.base_url)
-    runtime = Gateway().init_app(host, config=config, env={"OPENCLAW_STATE_DIR": str(tmp_path)})
+    runtime = Gateway().init_app(host, config=config, env={"OPENCLAW_STATE_DIR": str(tmp_path)}).open()
     model.script(Hang())
     body = {"stream": True, "messages": [{"role": "user", "content": "hi"}]}
     answer = host.test_client().post(PATH, json=body, headers={"Authorization": f"Bearer {TOKEN}"})
@@ -213,7 +213,7 @@ def test_refused_sessions_leave_no_lane_behind() -> None:
     lanes = SessionLanes(0)
     for key in ("a", "b"):
         with pytest.raises(SessionBusy):
-            lanes.enter(key)
+            lanes.enter(key, "run")
     assert len(lanes) == 0
 
 

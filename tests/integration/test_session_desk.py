@@ -131,7 +131,7 @@ def test_a_session_that_is_deleted_over_http_leaves_no_command(
         "models": {"providers": {"scripted": {"baseUrl": model.base_url, "models": [{"id": "m"}]}}},
         "tools": FULL,
     }
-    runtime = Gateway().init_app(app, config=settings, env={"OPENCLAW_STATE_DIR": str(tmp_path)})
+    runtime = Gateway().init_app(app, config=settings, env={"OPENCLAW_STATE_DIR": str(tmp_path)}).open()
     try:
         model.script(Reply(tool_calls=[call("exec", {"command": "sleep 60", "background": True})]))
         answer(ask(runtime, "sleep", key=KEY))

@@ -16,7 +16,7 @@ from flask_sock import Sock
 from werkzeug.serving import make_server
 
 from app.channels.auth import Guard
-from app.channels.ws.channel import create_blueprint, open_channel
+from app.channels.ws.channel import create_blueprint, open_channel, open_desk
 from app.channels.ws.context import Channel
 from app.channels.ws.hub import Hub
 from app.channels.ws.protocol import Limits
@@ -34,7 +34,10 @@ class Served:
     def __init__(self, runtime: Runtime, limits: Limits, app: Flask, url_prefix: str) -> None:
         gateway = runtime.config.gateway
         self.channel: Channel = open_channel(runtime, Guard(gateway.auth, gateway.trusted_proxies), limits)
-        app.register_blueprint(create_blueprint(self.channel, url_prefix))
+        desk = open_desk(self.channel)
+        app.register_blueprint(
+            create_blueprint(lambda: desk, lambda path: f"{path}/".startswith(f"{url_prefix}/"))
+        )
         self._server = make_server("127.0.0.1", 0, app, threaded=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.channels.auth import MAX_CLIENTS, FailureLimiter, Guard, bearer_of
+from app.channels.auth import Guard, bearer_of
 from app.channels.client import client_address
+from app.channels.limiter import MAX_CLIENTS, FailureLimiter
 from app.config import AuthConfig, RateLimitConfig
 from app.errors import GatewayError, TooManyFailures, Unauthorized
 

@@ -153,21 +153,21 @@ def test_no_more_runs_than_the_lane_is_wide_ever_run_at_once(width: int, runs: l
 def test_each_session_has_a_lane_of_its_own() -> None:
     lanes = SessionLanes(limit=5)
 
-    lanes.enter("a").wait(CancelToken())
-    lanes.enter("b").wait(CancelToken())
+    lanes.enter("a", "run").wait(CancelToken())
+    lanes.enter("b", "run").wait(CancelToken())
 
     assert len(lanes) == 2
 
 
 def test_runs_of_one_session_take_turns() -> None:
     lanes, log = SessionLanes(limit=5), []
-    first, second = lanes.enter("a"), lanes.enter("a")
+    first, second = lanes.enter("a", "run"), lanes.enter("a", "run")
     thread = start(waiter(second, CancelToken(), log, "second"))
     assert log == []
 
-    lanes.leave("a", first)
+    first.leave()
     finish(thread)
-    lanes.leave("a", second)
+    second.leave()
 
     assert log == ["second"]
     assert len(lanes) == 0
@@ -175,16 +175,16 @@ def test_runs_of_one_session_take_turns() -> None:
 
 def test_a_full_session_refuses_and_takes_more_once_somebody_left() -> None:
     lanes = SessionLanes(limit=2)
-    first = lanes.enter("a")
-    lanes.enter("a")
+    first = lanes.enter("a", "run")
+    lanes.enter("a", "run")
 
     with pytest.raises(SessionBusy) as caught:
-        lanes.enter("a")
+        lanes.enter("a", "run")
     assert (caught.value.status, caught.value.headers) == (429, {"Retry-After": "1"})
 
-    lanes.enter("b")
-    lanes.leave("a", first)
-    lanes.enter("a").leave()
+    lanes.enter("b", "run")
+    first.leave()
+    lanes.enter("a", "run").leave()
 
 
 @settings(max_examples=20, deadline=None)
@@ -196,7 +196,7 @@ def test_no_lane_is_left_and_no_two_runs_of_a_session_overlap(runs: list[tuple[s
     tokens = [CancelToken() for _ in runs]
 
     def run(key: str, token: CancelToken) -> None:
-        place = lanes.enter(key)
+        place = lanes.enter(key, "run")
         try:
             place.wait(token)
             with lock:
@@ -209,7 +209,7 @@ def test_no_lane_is_left_and_no_two_runs_of_a_session_overlap(runs: list[tuple[s
         except Cancelled:
             pass
         finally:
-            lanes.leave(key, place)
+            place.leave()
 
     threads = [start(lambda k=key, t=token: run(k, t)) for (key, _), token in zip(runs, tokens, strict=True)]
     for (_, cancelled), token in zip(runs, tokens, strict=True):

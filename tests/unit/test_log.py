@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.context import Context, carried, current, working_for
 from app.log import LogRing, configure_logging, get_logger, kept_lines
 
 
@@ -117,3 +119,94 @@ def test_what_is_kept_is_bounded_and_the_newest(texts: list[str], lines: int, ca
 
     assert sum(len(line) + 1 for line in everything.lines) <= capacity
     assert few.lines == everything.lines[-lines:]
+
+
+# Lines for programs
+
+
+def objects(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_a_line_for_programs_is_an_object(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(as_json=True)
+    with working_for(Context("req_1", "run-1", "main", {"traceparent": "00-1"})):
+        get_logger("tests").warning("in %s\nlines", "two", extra={"fields": {"duration_ms": 7}})
+    get_logger("tests").info("alone")
+
+    line, alone = objects(capsys)
+    assert str(line.pop("time")).endswith("+00:00")
+    assert line == {
+        "level": "warning",
+        "logger": "openclaw.tests",
+        "message": "in two\nlines",
+        "request_id": "req_1",
+        "run_id": "run-1",
+        "agent": "main",
+        "duration_ms": 7,
+    }
+    assert set(alone) == {"time", "level", "logger", "message"}
+
+
+@pytest.mark.parametrize("secret", ["s3cret-token", 'quote"and\\slash', "schlüsselwort"])
+def test_a_secret_is_masked_however_json_writes_it(capsys: pytest.CaptureFixture[str], secret: str) -> None:
+    configure_logging([secret], as_json=True)
+    try:
+        raise ValueError(f"of {secret}")
+    except ValueError:
+        get_logger("tests").exception("with %s", secret, extra={"fields": {"said": secret}})
+
+    (line,) = objects(capsys)
+    assert (line["message"], line["said"]) == ("with ***", "***")
+    assert str(line["exception"]).endswith("ValueError: of ***")
+
+
+@given(text=st.text(), value=st.one_of(st.text(), st.integers(), st.floats(), st.binary()))
+def test_whatever_is_said_is_one_line_of_json(text: str, value: object) -> None:
+    configure_logging(as_json=True)
+    (handler, _) = logging.getLogger("openclaw").handlers
+    record = logging.LogRecord("openclaw.tests", logging.INFO, "", 1, "%s", (text,), None)
+    record.fields = {"value": value}
+    written = handler.format(record)
+    assert "\n" not in written
+    assert json.loads(written)["message"] == text
+
+
+def test_a_line_for_people_says_for_whom_it_was_written_unless_it_does_anyway(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure_logging()
+    with working_for(Context("req_1", "run-1")):
+        get_logger("tests").info("it rains")
+        get_logger("tests").info("run run-1 is over")
+    with working_for(Context("req_1")):
+        get_logger("tests").info("it rains")
+    get_logger("tests").info("it rains")
+
+    ends = [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert ends == ["it rains (run run-1)", "run run-1 is over", "it rains (request req_1)", "it rains"]
+
+
+@pytest.mark.parametrize(
+    ("level", "said"),
+    [("debug", "abc"), ("trace", "abc"), ("info", "bc"), ("warn", "c"), ("error", ""), ("silent", "")],
+)
+def test_the_level_decides_what_is_written(capsys: pytest.CaptureFixture[str], level: str, said: str) -> None:
+    configure_logging((), level, as_json=True)
+    log = get_logger("tests")
+    log.debug("a")
+    log.info("b")
+    log.warning("c")
+    assert "".join(str(line["message"]) for line in objects(capsys)) == said
+
+
+def test_what_a_thread_works_for_is_handed_on_to_those_that_it_starts_for_the_same() -> None:
+    seen: list[Context] = []
+    look = lambda: seen.append(current())  # noqa: E731
+    with working_for(Context(run_id="run-1")):
+        threads = [threading.Thread(target=carried(look)), threading.Thread(target=look)]
+        for thread in threads:
+            thread.start()
+            thread.join()
+    look()
+    assert [context.run_id for context in seen] == ["run-1", "", ""]

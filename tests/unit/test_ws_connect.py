@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.channels.auth import Guard
+from app.channels.caller import CALLER, Caller
 from app.channels.ws.handshake import Accepted, Handshake, Rejected, challenge, reason_of
 from app.channels.ws.hello import Server, Snapshot, hello
 from app.channels.ws.protocol import Client, Limits, Method, Refusal, Scope, Version
@@ -70,7 +71,7 @@ def handshake(*origins: str, **auth: Any) -> Handshake:
     return Handshake(Guard(config, monotonic=lambda: 1_000.0), origins)
 
 
-def environ(peer: str = "127.0.0.1", host: str = "localhost:18789", **more: str) -> dict[str, str]:
+def environ(peer: str = "127.0.0.1", host: str = "localhost:18789", **more: str) -> dict[str, Any]:
     return {"REMOTE_ADDR": peer, "HTTP_HOST": host} | more
 
 
@@ -84,7 +85,7 @@ def judge(
         return rejected
 
 
-def let_in(data: bytes, door: Handshake | None = None, where: Mapping[str, str] | None = None) -> Accepted:
+def let_in(data: bytes, door: Handshake | None = None, where: Mapping[str, Any] | None = None) -> Accepted:
     outcome = judge(data, door, where)
     assert isinstance(outcome, Accepted), outcome
     return outcome
@@ -395,6 +396,31 @@ def test_a_page_of_another_site_may_not(origin: str, host: str) -> None:
 def test_a_star_allows_every_site() -> None:
     for origin in ("https://evil.example", "null"):
         assert let_in(frame(), handshake("*"), environ(host="gw.example", HTTP_ORIGIN=origin))
+
+
+def test_who_is_named_by_the_host_needs_no_secret_if_they_are_the_owner() -> None:
+    where = environ() | {CALLER: Caller("root", scopes=frozenset({"operator.admin"}))}
+
+    assert let_in(frame(auth=None), where=where).scopes == {"operator.read"}
+    assert told(frame(auth={"token": "wrong"}), where=where)["details"]["code"] == "AUTH_TOKEN_MISMATCH"
+
+
+def test_others_whom_the_host_names_are_refused_unless_they_have_the_secret() -> None:
+    where = environ() | {CALLER: Caller("ann")}
+
+    outcome = judge(frame(auth=None), where=where)
+    assert isinstance(outcome, Rejected)
+    assert json.loads(outcome.frame or b"")["error"]["code"] == "FORBIDDEN"
+    assert let_in(frame(), where=where)
+
+
+def test_a_star_does_not_let_a_page_of_another_site_use_a_cookie() -> None:
+    owner = {CALLER: Caller("root", scopes=frozenset({"operator.admin"}))}
+    where = environ(host="gw.example", HTTP_ORIGIN="https://evil.example") | owner
+
+    assert told(frame(auth=None), handshake("*"), where)["message"] == NOT_ALLOWED
+    assert let_in(frame(auth=None), handshake("https://evil.example"), where)
+    assert let_in(frame(), handshake("*"), where), "with the secret, as everybody"
 
 
 def test_the_log_says_which_origin_was_refused_at_which_host_on_one_line(
