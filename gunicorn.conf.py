@@ -51,7 +51,8 @@ def _announce(worker):
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - looked up, not listened on
         place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         scheme = "https" if worker.cfg.is_ssl else "http"
-        worker.wsgi.extensions["openclaw"].runtime.announce(f"{scheme}://{place}", worker.ppid)
+        for gateway in openclaw_gunicorn.gateways_in(worker.wsgi):
+            gateway.runtime.announce(f"{scheme}://{place}", worker.ppid)
 
 
 def post_worker_init(worker):

@@ -464,6 +464,23 @@ def moments(machine: Machine, archive: Path, several: int) -> Iterator[float]:
     yield from (took * (n + 1) / (several + 1) for n in range(several))
 
 
+def test_what_an_attempt_of_the_same_second_has_put_aside_stays_as_it_is(old: Machine, new: Machine) -> None:
+    archive = backed_up(old)
+    converse(new.state, "agent:main:mine", "precious", "words")
+    now = time.time()
+    for second in range(60):
+        name = time.strftime("before-restore-%Y%m%dT%H%M%SZ", time.gmtime(now + second))
+        new.write(f"{name}/gateway.sqlite3", "of an earlier attempt")
+
+    done = new.run("restore", str(archive), "--force")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert new.rows() == old.rows()
+    aside = {path.name: path / "gateway.sqlite3" for path in new.state.glob("before-restore-*")}
+    assert sum(path.read_bytes() == b"of an earlier attempt" for path in aside.values()) == 60
+    assert len(aside) == 61
+
+
 def test_a_restore_that_was_killed_leaves_a_store_that_can_be_used(
     old: Machine, new: Machine, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ in one transaction; what it held is saved beside them.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sqlite3
@@ -57,7 +58,7 @@ def restore(archive: Path, config: Config, *, force: bool) -> Restored:
     """
     places, place = find_places(config), config.store_place
     now = time.time()
-    aside = _Aside(places.state / f"{ASIDE}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}")
+    aside = _Aside(_free(places.state / f"{ASIDE}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}"))
     with ExitStack() as steps:
         steps.enter_context(_explained())
         steps.enter_context(sqlite.hold(places.state))
@@ -153,6 +154,12 @@ def _replaced(places: Places) -> Iterator[Path]:
 
 def _has_files(path: Path) -> bool:
     return path.is_file() or any(not one.is_dir() for one in path.rglob("*"))
+
+
+def _free(path: Path) -> Path:
+    """``path``, with a number if there is such a thing: two attempts may fall into one second."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(one for one in itertools.chain([path], numbered) if not one.exists())
 
 
 class _Aside:
