@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from typing import TypeAlias
 
@@ -87,7 +88,7 @@ class ToolRunner:
         if len(batch) == 1:
             yield self._run_one(batch[0], problems.get(batch[0].id))
             return
-        jobs = [_Job(lambda call=call: self._run_one(call, problems.get(call.id))) for call in batch]  # type: ignore[misc]
+        jobs = [_Job(partial(self._run_one, call, problems.get(call.id))) for call in batch]
         for call, job in zip(batch, jobs, strict=True):
             self._spawn(f"tool-{call.name}", carried(job.run))
         yield from (job.result() for job in jobs)

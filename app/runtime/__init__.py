@@ -33,7 +33,15 @@ from .agents import build_agents
 from .live import Live
 from .providers import EMBEDDED, build_providers, provider_secrets
 from .reload import Built, Changing, Reloader
-from .runs import build_desk, new_id, now_ms, retention_rules, run_parts, run_service
+from .runs import (
+    build_desk,
+    chat_surface,
+    embedding_service,
+    now_ms,
+    retention_rules,
+    run_parts,
+    run_service,
+)
 from .scratch import keep_swept
 from .state import State, open_state, place_of
 from .tools import ToolBox, added_names, build_tools, known_names, tool_secrets, web_settings
@@ -190,32 +198,7 @@ def build_runtime(
     retention = Retention(store, state.bus, executor, lambda: retention_rules(live.config), now_ms)
     retention.start()
     models = _models(config, agents)
-    chat = ChatSurface(
-        agents=agents,
-        store=store,
-        runs=runs,
-        commands=box.commands,
-        resolve_model=live.resolve,
-        models=models,
-        new_id=new_id,
-        clock=now_ms,
-    )
     resume = config.gateway.http.resume
-    journal = state.journal(runs, executor, JournalLimits(resume.seconds, resume.grace_seconds))
-    embeddings = EmbeddingService(
-        agents=agents,
-        resolve_model=live.resolve,
-        store=store,
-        executor=executor,
-        cooldowns=cooldowns,
-        concurrent=config.agents.defaults.max_concurrent,
-        pending=config.agents.defaults.max_pending,
-        draining=lambda: runs.draining,
-        clock=now_ms,
-        observers=watching.observers,
-        called=watching.called,
-        worker=state.worker_id,
-    )
 
     def rebuild(new: Config) -> Built:
         others = build_providers(new, env, executor)
@@ -232,20 +215,20 @@ def build_runtime(
     watch.begin(runs, cooldowns, state.bus, executor)
     state.begin(runs, box.commands.kill_session, box.approvals)
     return Runtime(
-        live,
-        agents,
-        store,
-        runs,
-        journal,
-        embeddings,
-        executor,
-        box,
-        chat,
-        news,
-        watch,
-        state,
-        retention,
-        reloader,
+        live=live,
+        agents=agents,
+        store=store,
+        runs=runs,
+        journal=state.journal(runs, executor, JournalLimits(resume.seconds, resume.grace_seconds)),
+        embeddings=embedding_service(live, agents, state, runs, executor, cooldowns, watching),
+        executor=executor,
+        tools=box,
+        chat=chat_surface(live, agents, state, runs, box, models),
+        news=news,
+        watch=watch,
+        state=state,
+        retention=retention,
+        reloader=reloader,
     )
 
 

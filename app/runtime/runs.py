@@ -17,7 +17,9 @@ from ..config import Config, seconds_of
 from ..events import RunCompleted, TerminalEvent
 from ..providers.base import Provider
 from ..runs.attempt import RunParts
+from ..runs.chat import ChatSurface
 from ..runs.desk import Desk
+from ..runs.embedding import EmbeddingService
 from ..runs.executor import Executor
 from ..runs.freshness import ResetPolicy
 from ..runs.news import NewsBoard
@@ -27,6 +29,7 @@ from ..runs.service import RunLimits, RunService
 from ..sessions.keys import main_key
 from ..sessions.store import Store
 from .agents import call_timeouts
+from .live import Live
 from .state import State
 from .tools import ToolBox
 from .watching import RunWatch
@@ -104,6 +107,49 @@ def run_service(
         lanes=state.lanes,
         others=state.others,
         gate=state.gate if state.worker is not None else None,
+    )
+
+
+def chat_surface(
+    live: Live, agents: AgentRegistry, state: State, runs: RunService, box: ToolBox, models: list[str]
+) -> ChatSurface:
+    """What people may say to a gateway itself; ``models`` are those they may choose."""
+    return ChatSurface(
+        agents=agents,
+        store=state.store,
+        runs=runs,
+        commands=box.commands,
+        resolve_model=live.resolve,
+        models=models,
+        new_id=new_id,
+        clock=now_ms,
+    )
+
+
+def embedding_service(
+    live: Live,
+    agents: AgentRegistry,
+    state: State,
+    runs: RunService,
+    executor: Executor,
+    cooldowns: Cooldowns,
+    watching: RunWatch,
+) -> EmbeddingService:
+    """The service of runs that make vectors."""
+    defaults = live.config.agents.defaults
+    return EmbeddingService(
+        agents=agents,
+        resolve_model=live.resolve,
+        store=state.store,
+        executor=executor,
+        cooldowns=cooldowns,
+        concurrent=defaults.max_concurrent,
+        pending=defaults.max_pending,
+        draining=lambda: runs.draining,
+        clock=now_ms,
+        observers=watching.observers,
+        called=watching.called,
+        worker=state.worker_id,
     )
 
 

@@ -36,7 +36,7 @@ _PASSERS_BY = ("cli", "probe")
 _log = get_logger("ws")
 
 
-def everybody(peer: Peer) -> bool:  # noqa: ARG001
+def everybody(_: Peer) -> bool:
     """The audience of what is no secret to anyone who is connected."""
     return True
 

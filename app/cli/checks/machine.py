@@ -23,7 +23,7 @@ _BOUND = re.compile(r"(>=|==|<)\s*([0-9]+(?:\.[0-9]+)*)")
 _REINSTALL = "pip install -r requirements.txt"
 
 
-def release(site: Site) -> Iterator[Finding]:  # noqa: ARG001 - as all checks
+def release(_: Site) -> Iterator[Finding]:
     """Which release this is, on which Python."""
     told = f"openclaw {version()} on Python {platform.python_version()}"
     if sys.version_info < _OLDEST:
@@ -32,7 +32,7 @@ def release(site: Site) -> Iterator[Finding]:  # noqa: ARG001 - as all checks
         yield Finding("ok", f"{told}.")
 
 
-def packages(site: Site) -> Iterator[Finding]:  # noqa: ARG001
+def packages(_: Site) -> Iterator[Finding]:
     """Whether all that is needed is installed, in versions that go together."""
     wrong = [complaint for text in _required() if (complaint := _complaint(text))]
     for complaint in wrong:
@@ -41,7 +41,7 @@ def packages(site: Site) -> Iterator[Finding]:  # noqa: ARG001
         yield Finding("ok", "All packages that the gateway needs are installed.")
 
 
-def server(site: Site) -> Iterator[Finding]:  # noqa: ARG001
+def server(_: Site) -> Iterator[Finding]:
     """Whether `openclaw gateway` has its server."""
     missing = [name for name in ("gunicorn", "gevent") if find_spec(name) is None]
     if missing:
@@ -49,9 +49,9 @@ def server(site: Site) -> Iterator[Finding]:  # noqa: ARG001
         yield Finding("problem", f"{names} is missing, so `openclaw gateway` cannot start.", _REINSTALL)
 
 
-def open_files(site: Site) -> Iterator[Finding]:  # noqa: ARG001
+def open_files(_: Site) -> Iterator[Finding]:
     """How many files and sockets the gateway may open."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard != resource.RLIM_INFINITY and hard < _FEW_FILES:
         yield Finding(
             "warning",

@@ -80,7 +80,7 @@ def _agent_row(agent: Agent) -> Json:
     )
 
 
-def _identity(agent: Agent, runtime: Runtime) -> Json:  # noqa: ARG001 - as all that is about an agent
+def _identity(agent: Agent, _: Runtime) -> Json:
     name = agent.name or _DEFAULT_NAME
     return {"agentId": agent.id, "name": name, "avatar": name[0].upper()}
 
@@ -150,7 +150,7 @@ def _tool_row(tool: Tool, source: str) -> Json:
     }
 
 
-def _skills(agent: Agent, runtime: Runtime) -> Json:  # noqa: ARG001
+def _skills(agent: Agent, _: Runtime) -> Json:
     """The skills that an agent is offered; those whose needs are not met are not told."""
     rows: list[JsonValue] = [_skill_row(skill) for skill in agent.skills.current()]
     return {"agentId": agent.id, "workspaceDir": "", "managedSkillsDir": "", "skills": rows}

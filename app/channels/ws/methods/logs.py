@@ -13,7 +13,7 @@ _LINES, _MOST_LINES = 500, 5_000
 _BYTES, _MOST_BYTES = 250_000, 1_000_000
 
 
-def methods(context: Channel) -> Methods:  # noqa: ARG001 - as every family
+def methods(_: Channel) -> Methods:
     """The log's end."""
     return {"logs.tail": Method("operator.read", _tail)}
 

@@ -38,7 +38,7 @@ def _method(context: Channel, answer: Callable[[Channel, Call], JsonValue]) -> M
     return Method("operator.read", lambda call: answer(context, call))
 
 
-def _status(context: Channel, call: Call) -> Json:  # noqa: ARG001 - as all of them
+def _status(context: Channel, _: Call) -> Json:
     runtime = context.runtime
     default = runtime.agents.get(runtime.agents.default_id)
     return {
