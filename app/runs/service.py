@@ -119,12 +119,11 @@ class RunService(LiveRuns):
         :raises GatewayBusy, SessionBusy, GatewayDraining: not admitted.
         :raises StoreError: what has to be looked up first could not be read.
         """
-        self._check_room()  # first: a gateway that is closing may have no store to look into any more
-        agent = self._agents.get(request.agent_id)
-        judged = answering(agent, request, self._parts.resolve_model, self._parts.store)
-        check_abilities(judged, request)
-        run = Run(request, self._observers, sink, ignored(judged, request))
-        live = self._admit(run, agent)
+        try:
+            live = self._admit(request, sink)
+        except StoreError:
+            self._check_room()  # it has closed meanwhile: no failure, and another one can take the run
+            raise
         try:
             if admitted is not None:
                 admitted()
@@ -132,12 +131,17 @@ class RunService(LiveRuns):
         except BaseException:
             self._forget(live)
             raise
-        return run
+        return live.run
 
-    def _admit(self, run: Run, agent: Agent) -> Admitted:
+    def _admit(self, request: RunRequest, sink: Sink | None) -> Admitted:
+        self._check_room()  # first: a gateway that is closing may have no store to look into any more
+        agent = self._agents.get(request.agent_id)
+        judged = answering(agent, request, self._parts.resolve_model, self._parts.store)
+        check_abilities(judged, request)
         if self._gate is not None:
             self._gate()
-        lanes = self._own if run.request.ephemeral else self._sessions
+        run = Run(request, self._observers, sink, ignored(judged, request))
+        lanes = self._own if request.ephemeral else self._sessions
         live = Admitted(run, agent, lanes.enter(run.session_key, run.id))  # which may wait for the store
         try:
             with self._lock:

@@ -6,11 +6,19 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from app.cancel import CancelReason, CancelToken
 from app.config import load_config
-from app.errors import ConfigError, InvalidRequest, SessionBusy, StoreError
+from app.errors import (
+    ConfigError,
+    GatewayDraining,
+    GatewayError,
+    InvalidRequest,
+    SessionBusy,
+    StoreError,
+)
 from app.events import TERMINAL, RunCancelled, RunCompleted, RunEvent, RunFailed, RunStarted, TextDelta
 from app.runs.elsewhere import RemoteJournaledRun
 from app.runs.journal import JournaledRun
@@ -86,6 +94,34 @@ def test_different_sessions_do_not_wait_for_each_other(
     assert answer(ask(two[1], "quick", key="two")).text == "echo: quick"
     slow.cancel(CancelReason.USER)
     read(slow)
+
+
+def test_who_is_still_coming_in_when_the_gateway_leaves_is_sent_elsewhere(
+    member: Member, database: str
+) -> None:
+    leaving = member()
+    outcome: list[BaseException] = []
+
+    def come() -> None:
+        try:
+            ask(leaving, "hi", key="agent:main:busy")
+        except GatewayError as error:
+            outcome.append(error)
+
+    with psycopg.connect(database) as elsewhere:
+        lock = "pg_advisory_xact_lock(hashtextextended('openclaw:agent:main:busy', 0))"
+        elsewhere.execute(f"SELECT {lock}")
+        coming = threading.Thread(target=come)
+        coming.start()
+        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        wait_until(lambda: elsewhere.execute(waiting).fetchone() == (1,))
+        leaving.runs.drain(0)
+        assert leaving.state.worker is not None
+        leaving.state.worker.close()
+    coming.join()
+
+    assert [type(error) for error in outcome] == [GatewayDraining]
+    assert answer(ask(member(), "hi", key="agent:main:busy")).text == "echo: hi"
 
 
 def test_a_session_is_full_for_all_of_them_together(member: Member, model: ScriptedProvider) -> None:
