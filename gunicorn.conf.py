@@ -30,8 +30,9 @@ workers = worker_count(os.environ)
 # Above the gateway's own limit of runs, so that it answers 503 and health checks always get through.
 worker_connections = 5_000
 timeout = 60
-# Shorter than graceful_timeout: an idle connection must not hold up a restart.
-keepalive = 5
+# Longer than proxies keep an idle connection (nginx and AWS 60 seconds, Heroku 90): whoever closes it first
+# may cut off a request that is on its way. A worker that stops waits for none of them.
+keepalive = 95
 preload_app = False
 control_socket_disable = True
 

@@ -17,6 +17,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -27,7 +28,6 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -50,6 +50,9 @@ _OWN_DIRECTORY = "openclaw-metrics-"
 # Real threads that take blocking calls. A thread takes the next call when its last result has reached the
 # event loop, which is in the loop's next round: with one thread, a busy loop would begin one run per round.
 _THREADS = 16
+
+# Seconds from the end of all runs until idle connections are closed: whoever is about to use one does.
+_LAST_WORD = 1.0
 
 _MANY = "several workers need a database and a Redis (DATABASE_URL and REDIS_URL)"
 _ONE_BY_ONE = (
@@ -188,14 +191,25 @@ def native_threads() -> Callable[[Callable[[], T]], T] | None:
 def _close_before_the_end(worker: Any, mounts: list[Any]) -> None:
     """SIGTERM lets runs end first, Ctrl-C does not. Whoever signals twice gains nothing."""
     stop: Any = signal.getsignal(signal.SIGTERM)
+    before_request = worker.cfg.pre_request
     begun: set[int] = set()
     closed = threading.Event()
+    # gevent's worker can be handed a single connection, others cannot.
+    connections = _Connections(worker) if _monkey() is not None else None
+
+    def last_request(worker: Any, request: Any) -> None:
+        request.must_close = True
+        before_request(worker, request)
 
     def close(*seconds: float) -> None:
-        worker.cfg.set("keepalive", 0)  # a connection takes no further request: the next goes elsewhere
+        # To close a connection that was to be kept might cut off the next request: it is told first.
+        worker.cfg.set("pre_request", last_request)
         _together([partial(mount.close, *seconds) for mount in mounts])
         closed.set()
         os.kill(os.getpid(), signal.SIGTERM)  # the main thread may be asleep
+        if connections is not None:
+            time.sleep(_LAST_WORD)
+            connections.hang_up()
 
     def on_signal(signum: int, frame: Any) -> None:
         if closed.is_set():
@@ -205,30 +219,68 @@ def _close_before_the_end(worker: Any, mounts: list[Any]) -> None:
             seconds = (DRAIN_SECONDS, LAME_DUCK_SECONDS) if signum == signal.SIGTERM else (0, 0)
             _begin(partial(close, *seconds))
 
-    if _monkey() is not None:  # gevent's worker can be handed a single connection, others cannot
-        worker.run = partial(_run_to_the_last, worker, worker.run)
     # A terminal sends SIGINT to all of us, and gunicorn's master then SIGQUIT to the worker.
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(signum, on_signal)
 
 
-def _run_to_the_last(worker: Any, run: Callable[[], None]) -> None:
-    """Run the worker, and in the end answer those who have connected and were not accepted any more.
+class _Connections:
+    """The connections of a gevent worker, all of which get an answer, the last ones too.
 
-    The system would reset their connections. A proxy that has sent a request on one cannot know whether it
-    was taken, so it does not ask another gateway, as it does when a connection is refused.
+    The worker itself closes its listeners first: then the system resets those that have connected and were
+    not accepted yet, and the worker fails on those that it has accepted and not begun with. A proxy that has
+    sent a request on one cannot know whether it was taken, so it does not ask another gateway, as it does
+    when a connection is refused.
     """
-    doors = [listener.dup() for listener in worker.sockets]  # the worker closes its own too early
-    run()
-    late: list[Callable[[], None]] = []
-    for door in doors:
-        door.settimeout(0)
-        place = SimpleNamespace(getsockname=partial(lambda name: name, door.getsockname()))
-        with suppress(OSError):  # nobody is left
-            while True:
-                late.append(partial(worker.handle, place, *door.accept()))
-        door.close()
-    _together(late)
+
+    def __init__(self, worker: Any) -> None:
+        self._handle = worker.handle
+        self._doors = {listener: listener.dup() for listener in worker.sockets}
+        self._names = {listener: _Named(listener.getsockname()) for listener in worker.sockets}
+        self._open: set[Any] = set()
+        worker.handle = self.handle
+        worker.run = partial(self.run, worker.run)
+
+    def handle(self, listener: Any, connection: Any, address: Any) -> None:
+        """Serve a connection that came in by ``listener``, which may be closed by now."""
+        self._open.add(connection)
+        try:
+            self._handle(self._names[listener], connection, address)
+        finally:
+            self._open.discard(connection)
+
+    def run(self, run: Callable[[], None]) -> None:
+        """Run the worker, and in the end answer those who were not accepted any more."""
+        run()
+        late: list[Callable[[], None]] = []
+        for listener, door in self._doors.items():
+            door.settimeout(0)
+            with suppress(OSError):  # nobody is left
+                while True:
+                    late.append(partial(self.handle, listener, *door.accept()))
+            door.close()
+        _together(late)
+
+    def hang_up(self) -> None:
+        """End those on which nothing is asked; a request that has just come is answered still."""
+        system_socket = _monkey().get_original("socket", "socket")  # gevent's reader would fail, not end
+        for number in [connection.fileno() for connection in self._open]:
+            if number >= 0:
+                same = system_socket(fileno=number)
+                with suppress(OSError):  # it has just ended by itself
+                    same.shutdown(socket.SHUT_RD)
+                same.detach()
+
+
+class _Named:
+    """What gunicorn asks a listener for when it begins with a connection."""
+
+    def __init__(self, name: object) -> None:
+        self._name = name
+
+    def getsockname(self) -> object:
+        """The address."""
+        return self._name
 
 
 def _reload(mounts: list[Any]) -> None:

@@ -84,17 +84,19 @@ def _ask(port: int, conversation: Conversation, speaker: int, number: int) -> No
     }
     began = time.monotonic()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT)
+    received = b""
     try:
         connection.request("POST", "/v1/chat/completions", body, headers)
         response = connection.getresponse()
-        value = json.loads(response.read() or b"{}")
+        received = response.read()
+        value = json.loads(received or b"{}")
         turn.status = response.status
         if response.status == 200:
             turn.answer = value["choices"][0]["message"]["content"]
         else:
             turn.error = f"{value['error']['code']}: {value['error']['message']}"
     except (OSError, http.client.HTTPException, ValueError, TypeError) as error:
-        turn.error = turn.error or f"{error!r} after {turn.status}"
+        turn.error = turn.error or f"{error!r} after {turn.status} {received[:200]!r}"
         turn.status = turn.status if turn.status >= 400 else 0
     finally:
         connection.close()

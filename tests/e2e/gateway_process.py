@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -76,8 +76,15 @@ class GatewayProcess:
     """Starts and stops one gateway. The state directory survives a restart."""
 
     def __init__(
-        self, config: Mapping[str, Any], directory: Path, *, env: Mapping[str, str] | None = None
+        self,
+        config: Mapping[str, Any],
+        directory: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        way: Sequence[str] = ("-m", "app", "gateway"),
     ) -> None:
+        """:param way: Python's arguments, to start it in another way."""
+        self._way = way
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
         self.state_dir = directory / "state"
@@ -136,7 +143,7 @@ class GatewayProcess:
         """Start the process."""
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "app", "gateway"],
+                [sys.executable, *self._way],
                 cwd=CHECKOUT,
                 env=self._env,
                 stdin=subprocess.DEVNULL,

@@ -18,7 +18,7 @@ from websockets.frames import Close
 
 from tests.e2e.cluster import cluster
 from tests.e2e.conftest import StartGateway
-from tests.e2e.gateway_process import GatewayProcess, wait_until
+from tests.e2e.gateway_process import GatewayProcess, gateway_config, wait_until
 from tests.e2e.http_client import Connection, chat, chat_body, open_stream, request_bytes, send
 from tests.e2e.tool_runs import asking, descendants
 from tests.e2e.ws_client import WsClient
@@ -251,6 +251,36 @@ def knock(gateway: GatewayProcess, told: list[str], over: threading.Event) -> No
                 told.append("cut off")
 
 
+SLOW_TO_BEGIN = """
+from gevent import monkey; monkey.patch_all()
+import time
+import openclaw_gunicorn
+from openclaw_gunicorn import child_exit, graceful_timeout, on_exit, on_reload, on_starting
+
+worker_class = "gevent"
+
+def post_worker_init(worker):
+    handle = worker.handle
+    worker.handle = lambda *connection: (time.sleep(1.5), handle(*connection))
+    openclaw_gunicorn.post_worker_init(worker)
+"""
+
+
+def test_whoever_was_let_in_just_before_the_door_closed_is_answered(tmp_path: Path) -> None:
+    """A busy worker begins with a connection late: here, after it has closed its listener."""
+    settings = tmp_path / "gunicorn.conf.py"
+    settings.write_text(SLOW_TO_BEGIN)
+    way = ("-m", "gunicorn", "-c", str(settings), "wsgi:app")
+    gateway = GatewayProcess(gateway_config("http://127.0.0.1:9/v1"), tmp_path, way=way)
+    gateway.start()
+    ready = request_bytes(method="GET", path="/readyz", headers={"Connection": "close"})
+    with ExitStack() as connections:
+        gateway.terminate()
+        early = [connections.enter_context(Connection(gateway)).send(ready) for _ in range(3)]
+        assert {one.read().status for one in early} == {503}
+    gateway.stop()
+
+
 def test_load_balancers_may_be_given_notice(start_gateway: StartGateway, provider: ScriptedProvider) -> None:
     gateway = start_gateway(env={"OPENCLAW_LAME_DUCK_SECONDS": "2", "OPENCLAW_DRAIN_SECONDS": "1"})
     gateway.terminate()
@@ -300,3 +330,25 @@ def test_a_kept_connection_is_closed_with_the_next_answer(
         assert kept.at_end()
         assert ending(stream) == "gateway_unavailable"
     assert gateway.wait() == 0
+
+
+def test_a_connection_that_was_promised_to_be_kept_takes_one_more_request(
+    start_gateway: StartGateway, provider: ScriptedProvider
+) -> None:
+    gateway = start_gateway()
+    gate = threading.Event()
+    provider.script(Reply("done", gate=gate))
+    with Connection(gateway) as kept, Connection(gateway) as idle:
+        assert idle.send(request_bytes(method="GET", path="/readyz")).read().status == 200
+        kept.send(request_bytes(chat_body()))
+        assert provider.wait_for_requests(1)
+        gateway.terminate()
+        wait_until(lambda: send(gateway, method="GET", path="/readyz").status == 503)
+        gate.set()
+        answer = kept.read()
+        assert (answer.text, answer.headers["connection"]) == ("done", "keep-alive")
+        last = kept.send(request_bytes(chat_body())).read()
+        assert (last.status, last.headers["connection"]) == (503, "close")
+        assert kept.at_end()
+        assert idle.at_end()
+    assert gateway.wait(10) == 0
