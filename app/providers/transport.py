@@ -22,7 +22,7 @@ from http.client import HTTPException
 from io import BufferedReader
 from ipaddress import ip_address
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self, TypeAlias, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -65,10 +65,10 @@ class HttpClient:
     def __init__(self, *, unix_socket: str | None = None, pool_size: int = 1000) -> None:
         self._unix_socket = unix_socket
         self._pool_size = pool_size
-        self._lock = threading.Lock()  # guards the four below
+        self._lock = threading.Lock()  # guards everything below
         self._closed = False
         self._ssl_context: ssl.SSLContext | None = None
-        self._managers: dict[tuple[str, str], urllib3.PoolManager] = {}
+        self._routes: dict[tuple[str, str], _Route] = {}
         self._exchanges: set[_Exchange] = set()
 
     def post(
@@ -116,12 +116,15 @@ class HttpClient:
         """Close every connection; calls under way fail, later ones are refused."""
         with self._lock:
             self._closed = True
-            exchanges, managers = list(self._exchanges), list(self._managers.values())
-            self._managers.clear()
+            exchanges, routes = list(self._exchanges), list(self._routes.values())
+            self._routes.clear()
         for exchange in exchanges:
             exchange.abort()
-        for manager in managers:
-            manager.clear()
+        for route in routes:
+            if isinstance(route, urllib3.ProxyManager):
+                route.clear()
+            else:
+                route.close()
 
     def _admit(self, exchange: _Exchange, provider: str) -> None:
         with self._lock:
@@ -139,9 +142,9 @@ class HttpClient:
         self, exchange: _Exchange, url: str, headers: Mapping[str, str], body: bytes, timeouts: CallTimeouts
     ) -> urllib3.BaseHTTPResponse:
         def urlopen() -> urllib3.BaseHTTPResponse:
-            return manager.urlopen(
+            return route.urlopen(
                 "POST",
-                url,
+                target,
                 body=body,
                 headers=dict(headers),
                 timeout=urllib3.Timeout(connect=timeouts.connect, read=timeouts.first_token),
@@ -150,7 +153,7 @@ class HttpClient:
                 redirect=False,
             )
 
-        manager = self._manager(urlsplit(url))
+        route, target = self._route(url)
         token = _current.set(exchange)
         try:
             return urlopen()
@@ -162,25 +165,32 @@ class HttpClient:
         finally:
             _current.reset(token)
 
-    def _manager(self, url: SplitResult) -> urllib3.PoolManager:
+    def _route(self, url: str) -> tuple[_Route, str]:
+        """Whom to ask for ``url``, and for what: a proxy has to be told of the host."""
+        parts = urlsplit(url)
         with self._lock:
-            route = (url.scheme, url.netloc)
-            if route not in self._managers:
-                self._managers[route] = self._new_manager(url)
-            return self._managers[route]
+            place = (parts.scheme, parts.netloc)
+            if place not in self._routes:
+                self._routes[place] = self._new_route(parts)
+            route = self._routes[place]
+        if isinstance(route, urllib3.ProxyManager):
+            return route, url
+        path = parts.path or "/"
+        return route, f"{path}?{parts.query}" if parts.query else path
 
-    def _new_manager(self, url: SplitResult) -> urllib3.PoolManager:
+    def _new_route(self, url: SplitResult) -> _Route:
         if self._ssl_context is None and url.scheme == "https":
             self._ssl_context = _new_ssl_context()
         proxy = None if self._unix_socket else _proxy_for(url)
-        options: dict[str, Any] = {
-            "maxsize": self._pool_size,
-            "block": False,
-            "ssl_context": self._ssl_context,
-        }
-        manager = _proxy_manager(proxy, options) if proxy else urllib3.PoolManager(**options)
-        manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
-        return manager
+        if proxy:
+            options = {"maxsize": self._pool_size, "block": False, "ssl_context": self._ssl_context}
+            manager = _proxy_manager(proxy, options)
+            manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+            return manager
+        host = url.hostname or ""
+        if url.scheme == "https":
+            return _TlsPool(host, url.port, maxsize=self._pool_size, ssl_context=self._ssl_context)
+        return _Pool(host, url.port, maxsize=self._pool_size)
 
 
 class HttpResponse:
@@ -366,6 +376,22 @@ class _Connection(HTTPConnection):
     response_class = _Response
     exchange: _Exchange | None = None
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the idle connection is open and silent. To poll it would cost a green thread a switch."""
+        if self.sock is None:
+            return False
+        patience = self.sock.gettimeout()
+        try:
+            self.sock.settimeout(0)
+            self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            self.sock.settimeout(patience)
+            return True
+        except OSError:
+            pass
+        return False
+
     def _new_conn(self) -> socket.socket:
         self.exchange = _current.get()
         return self.exchange.connect(self)
@@ -380,7 +406,7 @@ class _Connection(HTTPConnection):
 
 
 class _TlsConnection(_Connection, HTTPSConnection):
-    pass
+    is_connected = HTTPConnection.is_connected  # what is encrypted cannot be looked at
 
 
 class _Pool(HTTPConnectionPool):
@@ -402,6 +428,10 @@ class _Pool(HTTPConnectionPool):
 
 class _TlsPool(_Pool, HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
+
+
+# Where the connections to one host come from; a manager costs each call its own look-up, and is for proxies.
+_Route: TypeAlias = _Pool | urllib3.ProxyManager
 
 
 def _body(raw: urllib3.BaseHTTPResponse) -> Generator[bytes]:

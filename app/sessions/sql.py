@@ -29,6 +29,7 @@ from . import lanes, pruning, transcripts, workers
 from .database import Database, Stored, twice_is_once
 from .keys import namespace_of
 from .pruning import Ages, Pruned
+from .recent import Recent
 from .records import (
     Added,
     Branch,
@@ -142,17 +143,18 @@ class _SqlStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._recent = Recent()
         self._watchers: tuple[Watcher, ...] = ()
 
     def load(self, key: str) -> Loaded:
-        return self._database.read(lambda db: transcripts.load(db, key, whole=False))
+        return self._database.read(lambda db: transcripts.load(db, key, self._recent))
 
     def session(self, key: str) -> Session | None:
         rows = self._rows(SESSION, {"this_key": key})
         return session_of(rows[0]) if rows else None
 
     def transcript(self, key: str) -> Loaded:
-        return self._database.read(lambda db: transcripts.load(db, key, whole=True))
+        return self._database.read(lambda db: transcripts.load_whole(db, key))
 
     def newest(self, key: str, limit: int) -> Loaded:
         return self._database.read(lambda db: transcripts.load_newest(db, key, limit))

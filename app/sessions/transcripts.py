@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from ..errors import Fenced
 from . import workers
-from .records import Loaded, NewEntry, RunEnd, RunStart
+from .recent import NOTHING, Known, Recent
+from .records import Entry, Loaded, NewEntry, RunEnd, RunStart
 from .rows import entry_of, message_row, queued_row, run_end, run_row, session_of, session_row
 from .statements import (
     APPEND,
@@ -34,6 +35,8 @@ from .statements import (
     UNUSED_SESSION,
 )
 
+MessageRow: TypeAlias = Row[*tuple[Any, ...]]
+
 
 class Place(NamedTuple):
     """Where in which session entries were added; ``first`` is 0 if there were none."""
@@ -43,15 +46,47 @@ class Place(NamedTuple):
     first: int
 
 
-def load(db: Connection, key: str, *, whole: bool) -> Loaded:
-    """A session with its messages, all of them or from its ``kept_from`` on."""
+def load(db: Connection, key: str, recent: Recent) -> Loaded:
+    """A session with its messages from its ``kept_from`` on, of which ``recent`` may know some."""
     row = db.execute(SESSION, {"this_key": key}).mappings().one_or_none()
     if row is None:
         return Loaded(None, ())
     session = session_of(row)
-    first = 1 if whole else session.kept_from
-    rows = db.execute(HISTORY, {"this_session": session.id, "first": first}).all()
-    return Loaded(session, tuple(entry for row in rows if (entry := entry_of(session.id, *row))))
+    first = session.kept_from
+    known = recent.known(session.id, first)
+    rows = _behind(db, session.id, known)
+    if rows is None:
+        known, rows = NOTHING, _read_on(db, session.id, first)
+    entries = known.entries + _entries(session.id, rows)
+    size = known.size + sum(len(str(row.body)) for row in rows)
+    recent.keep(session.id, Known(first, entries, size))
+    return Loaded(session, entries)
+
+
+def _behind(db: Connection, session_id: str, known: Known) -> Sequence[MessageRow] | None:
+    """The rows behind what is known; None if that is nothing, or the database has it otherwise."""
+    if not known.entries:
+        return None
+    last = known.entries[-1]
+    rows = _read_on(db, session_id, last.seq)
+    return rows[1:] if _entries(session_id, rows[:1]) == (last,) else None
+
+
+def load_whole(db: Connection, key: str) -> Loaded:
+    """A session with all its messages."""
+    row = db.execute(SESSION, {"this_key": key}).mappings().one_or_none()
+    if row is None:
+        return Loaded(None, ())
+    session = session_of(row)
+    return Loaded(session, _entries(session.id, _read_on(db, session.id, 1)))
+
+
+def _read_on(db: Connection, session_id: str, first: int) -> Sequence[MessageRow]:
+    return db.execute(HISTORY, {"this_session": session_id, "first": first}).all()
+
+
+def _entries(session_id: str, rows: Iterable[MessageRow]) -> tuple[Entry, ...]:
+    return tuple(entry for row in rows if (entry := entry_of(session_id, *row)))
 
 
 def load_newest(db: Connection, key: str, limit: int) -> Loaded:
@@ -61,7 +96,7 @@ def load_newest(db: Connection, key: str, limit: int) -> Loaded:
         return Loaded(None, ())
     session = session_of(row)
     rows = db.execute(NEWEST, {"this_session": session.id, "first": 1, "at_most": limit}).all()
-    return Loaded(session, tuple(entry for row in reversed(rows) if (entry := entry_of(session.id, *row))))
+    return Loaded(session, _entries(session.id, reversed(rows)))
 
 
 def create(db: Connection, row: dict[str, Any]) -> bool:
