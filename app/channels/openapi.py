@@ -58,6 +58,9 @@ class _Document:
         endpoints = config.gateway.http.endpoints
         switches = endpoints.model_dump(by_alias=True)
         self._switched_on = {name for name, settings in switches.items() if settings["enabled"]}
+        if config.gateway.metrics.enabled:
+            self._switched_on.add("metrics")
+        self._metrics_for_all = config.gateway.metrics.auth == "none"
         self._lock = threading.Lock()
         self._content: Mapping[str, Any] | None = None
 
@@ -74,6 +77,8 @@ class _Document:
         text = files(__package__).joinpath("openapi.yaml").read_text("utf-8")
         content: dict[str, Any] = yaml.safe_load(text)
         content["info"]["version"] = version()
+        if self._metrics_for_all:
+            content["paths"]["/metrics"]["get"]["security"] = []
         content["paths"] = {path: item for path, item in content["paths"].items() if self._is_served(item)}
         for operation in _operations(content):
             errors = operation.pop("x-errors", ())

@@ -90,6 +90,18 @@ def test_only_who_has_the_secret_gets_the_document(gateway: GatewayProcess) -> N
 
 
 def test_what_is_switched_off_is_not_in_the_document(start_gateway: Callable[..., GatewayProcess]) -> None:
-    off = start_gateway(gateway={"http": {"endpoints": {"chatCompletions": {"enabled": False}}}})
+    endpoints = {"chatCompletions": {"enabled": False}}
+    off = start_gateway(gateway={"http": {"endpoints": endpoints}, "metrics": {"enabled": False}})
     document = send(off, method="GET", path="/openapi.json").json
     assert set(document["paths"]) == {"/healthz", "/readyz"}
+
+
+def test_metrics_need_the_secret_or_not_as_the_document_says(
+    gateway: GatewayProcess, start_gateway: Callable[..., GatewayProcess]
+) -> None:
+    public = start_gateway(gateway={"metrics": {"auth": "none"}})
+    for one, needed in ((gateway, True), (public, False)):
+        document = send(one, method="GET", path="/openapi.json").json
+        security = document["paths"]["/metrics"]["get"].get("security", document["security"])
+        assert bool(security) is needed
+        assert send(one, method="GET", path="/metrics", token=None).status == (401 if needed else 200)
