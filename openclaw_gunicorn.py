@@ -22,12 +22,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -47,12 +49,9 @@ _PR_SET_DUMPABLE = 4
 # prometheus-client looks here when it is loaded.
 _METRICS = "PROMETHEUS_MULTIPROC_DIR"
 _OWN_DIRECTORY = "openclaw-metrics-"
-# Real threads that take blocking calls. A thread takes the next call when its last result has reached the
-# event loop, which is in the loop's next round: with one thread, a busy loop would begin one run per round.
-_THREADS = 16
 
 # Seconds from the end of all runs until idle connections are closed: whoever is about to use one does.
-_LAST_WORD = 1.0
+_LAST_WORD = 1
 
 _MANY = "several workers need a database and a Redis (DATABASE_URL and REDIS_URL)"
 _ONE_BY_ONE = (
@@ -141,7 +140,7 @@ def post_worker_init(worker: Any) -> None:
     """Open all gateways of the application, or stop the server; have them closed before the worker goes."""
     mounts = list(gateways_in(worker.wsgi))
     for mount in mounts:
-        mount.offload = mount.offload or native_threads()
+        mount.offload = mount.offload or native_thread()
         if (problem := mount.try_open(worker.cfg.workers)) is not None:
             print(f"openclaw: {problem}", file=sys.stderr)
             sys.exit(_CANNOT_LOAD)
@@ -165,27 +164,54 @@ def gateways_in(application: Any) -> Iterator[Any]:
             yield from gateways_in(one)
 
 
-def native_threads() -> Callable[[Callable[[], T]], T] | None:
-    """Where green threads send blocking calls, so that nobody else waits: real threads, one call at a time.
+def native_thread() -> Callable[[Callable[[], T]], T] | None:
+    """Where green threads send blocking calls, so that nobody else waits: a real thread, one by one.
 
     None where nobody patched the standard library: blocking is harmless there.
     """
-    monkey = _monkey()
-    if monkey is None:
+    if _monkey() is None:
         return None
-    ThreadPool = import_module("gevent.threadpool").ThreadPool  # noqa: N806 - it is a class
+    return _NativeThread().call
 
-    threads = ThreadPool(_THREADS)
-    lock = monkey.get_original("threading", "Lock")()
 
-    def offload(work: Callable[[], T]) -> T:
-        def alone() -> T:
-            with lock:
-                return work()
+class _NativeThread:
+    """One real thread that does what green threads ask for, in the order in which they ask.
 
-        return threads.apply(alone)  # type: ignore[no-any-return]
+    gevent's pool hands a thread its next call when the last one's result has reached the event loop, which
+    is in the loop's next round: a busy loop would do one call per round.
+    """
 
-    return offload
+    def __init__(self) -> None:
+        gevent = import_module("gevent.hub")
+        self._new_waiter = gevent.Waiter
+        self._asked = import_module("_queue").SimpleQueue()  # the one that nobody has patched
+        self._done: deque[tuple[Callable[[Any], object], object]] = deque()
+        self._bell = gevent.get_hub().loop.async_()
+        self._bell.start(self._hand_over)
+        _monkey().get_original("_thread", "start_new_thread")(self._work, ())
+
+    def call(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns or raises; the calling green thread waits."""
+        waiter = self._new_waiter()
+        self._asked.put((work, waiter))
+        return waiter.get()  # type: ignore[no-any-return]
+
+    def _work(self) -> None:
+        """The body of the real thread."""
+        while True:
+            work, waiter = self._asked.get()
+            try:
+                self._done.append((waiter.switch, work()))
+            except BaseException as error:
+                self._done.append((waiter.throw, error))
+            del work, waiter
+            self._bell.send()
+
+    def _hand_over(self) -> None:
+        """Called by the event loop."""
+        while self._done:
+            wake, outcome = self._done.popleft()
+            wake(outcome)
 
 
 def _close_before_the_end(worker: Any, mounts: list[Any]) -> None:
@@ -194,8 +220,8 @@ def _close_before_the_end(worker: Any, mounts: list[Any]) -> None:
     before_request = worker.cfg.pre_request
     begun: set[int] = set()
     closed = threading.Event()
-    # gevent's worker can be handed a single connection, others cannot.
-    connections = _Connections(worker) if _monkey() is not None else None
+    # Only gevent's worker knows the attribute; where it is set already, connections are not gunicorn's.
+    connections = _Connections(worker) if getattr(worker, "server_class", worker) is None else None
 
     def last_request(worker: Any, request: Any) -> None:
         request.must_close = True
@@ -208,7 +234,6 @@ def _close_before_the_end(worker: Any, mounts: list[Any]) -> None:
         closed.set()
         os.kill(os.getpid(), signal.SIGTERM)  # the main thread may be asleep
         if connections is not None:
-            time.sleep(_LAST_WORD)
             connections.hang_up()
 
     def on_signal(signum: int, frame: Any) -> None:
@@ -234,37 +259,47 @@ class _Connections:
     """
 
     def __init__(self, worker: Any) -> None:
-        self._handle = worker.handle
-        self._doors = {listener: listener.dup() for listener in worker.sockets}
-        self._names = {listener: _Named(listener.getsockname()) for listener in worker.sockets}
-        self._open: set[Any] = set()
-        worker.handle = self.handle
-        worker.run = partial(self.run, worker.run)
+        self._cfg = worker.cfg
+        self._handle, self._answer = worker.handle, worker.handle_request
+        self._idle: set[Any] = set()
+        worker.handle_request = self.answer
+        worker.server_class = self.listen
 
-    def handle(self, listener: Any, connection: Any, address: Any) -> None:
-        """Serve a connection that came in by ``listener``, which may be closed by now."""
-        self._open.add(connection)
+    def listen(self, listener: Any, spawn: Any, **options: Any) -> Any:
+        """The server for a listener; the worker's own, were it not for how it closes."""
+        address = listener.getsockname()
+        door = SimpleNamespace(getsockname=lambda: address)  # also when it is closed
+        tls = {name: options[name] for name in ("ssl_context",) if name in options}
+        StreamServer = import_module("gevent.server").StreamServer  # noqa: N806 - it is a class
+        server = StreamServer(listener, handle=partial(self.handle, door), spawn=spawn, **tls)
+        server.close = partial(_close_door, server, server.close)
+        if self._cfg.workers > 1:
+            server.max_accept = 1
+        return server
+
+    def handle(self, door: Any, connection: Any, address: Any) -> None:
+        """Serve a connection."""
+        self._idle.add(connection)
         try:
-            self._handle(self._names[listener], connection, address)
+            self._handle(door, connection, address)
         finally:
-            self._open.discard(connection)
+            self._idle.discard(connection)
 
-    def run(self, run: Callable[[], None]) -> None:
-        """Run the worker, and in the end answer those who were not accepted any more."""
-        run()
-        late: list[Callable[[], None]] = []
-        for listener, door in self._doors.items():
-            door.settimeout(0)
-            with suppress(OSError):  # nobody is left
-                while True:
-                    late.append(partial(self.handle, listener, *door.accept()))
-            door.close()
-        _together(late)
+    def answer(self, name: Any, request: Any, connection: Any, address: Any) -> Any:
+        """Answer one request of a connection."""
+        self._idle.discard(connection)
+        try:
+            return self._answer(name, request, connection, address)
+        finally:
+            self._idle.add(connection)
 
     def hang_up(self) -> None:
-        """End those on which nothing is asked; a request that has just come is answered still."""
+        """End those on which nothing is asked for ``_LAST_WORD``, now and from now on."""
+        self._cfg.set("keepalive", _LAST_WORD)  # for those that begin to wait
+        waiting = set(self._idle)
+        time.sleep(_LAST_WORD)
         system_socket = _monkey().get_original("socket", "socket")  # gevent's reader would fail, not end
-        for number in [connection.fileno() for connection in self._open]:
+        for number in [connection.fileno() for connection in waiting & self._idle]:
             if number >= 0:
                 same = system_socket(fileno=number)
                 with suppress(OSError):  # it has just ended by itself
@@ -272,15 +307,13 @@ class _Connections:
                 same.detach()
 
 
-class _Named:
-    """What gunicorn asks a listener for when it begins with a connection."""
-
-    def __init__(self, name: object) -> None:
-        self._name = name
-
-    def getsockname(self) -> object:
-        """The address."""
-        return self._name
+def _close_door(server: Any, close: Callable[[], None]) -> None:
+    """Let in who has connected already; whoever comes afterwards is refused, or taken by another worker."""
+    if not server.closed:
+        with suppress(OSError):
+            while not server.full() and (connected := server.do_read()):
+                server.do_handle(*connected)
+    close()
 
 
 def _reload(mounts: list[Any]) -> None:

@@ -3,10 +3,10 @@
 import sys
 
 from app import GatewayError, create_app
-from openclaw_gunicorn import native_threads
+from openclaw_gunicorn import native_thread
 
 try:
-    app = create_app(offload=native_threads())
+    app = create_app(offload=native_thread())
 except GatewayError as error:
     # 4 tells gunicorn that the application cannot be loaded: it stops instead of trying again.
     print(f"openclaw: {error}", file=sys.stderr)

@@ -17,5 +17,5 @@ bind = f"0.0.0.0:{os.environ['PORT']}"
 worker_class = "gevent"
 worker_connections = 5_000
 workers = 1
-keepalive = 5
+keepalive = 95  # the router uses an idle connection again for 90 seconds
 timeout = 60

@@ -803,16 +803,15 @@ GREEN = """
 import gevent.monkey
 gevent.monkey.patch_all()
 import gevent, sqlite3, sys, time
-from gevent.threadpool import ThreadPool
 from pathlib import Path
 from app.errors import StoreError
 from app.messages import UserMessage
 from app.sessions.records import RunStart
 from app.sessions.sql import open_store
+from openclaw_gunicorn import native_thread
 
 folder = Path(sys.argv[1])
-pool = ThreadPool(1)
-store = open_store(folder, offload=pool.apply if sys.argv[2] == "thread" else None)
+store = open_store(folder, offload=native_thread() if sys.argv[2] == "thread" else None)
 
 def work(thread):
     for n in range(10):
