@@ -27,7 +27,6 @@ from ..messages import Message
 from ..wire import clean
 from . import lanes, pruning, transcripts, workers
 from .database import Database, Stored, twice_is_once
-from .keys import namespace_of
 from .pruning import Ages, Pruned
 from .recent import Recent
 from .records import (
@@ -295,8 +294,7 @@ class _SqlStore:
         namespace: str | None = None,
     ) -> list[Session]:
         statement = list_of_sessions(agent_id, parent_key, namespace, archived=archived)
-        listed = [session_of(row) for row in self._rows(statement, {"at_most": limit, "skip": offset})]
-        return [one for one in listed if namespace is None or namespace_of(one.key) == namespace]
+        return [session_of(row) for row in self._rows(statement, {"at_most": limit, "skip": offset})]
 
     def count_sessions(self, agent_id: str | None = None) -> int:
         statement = select(func.count().label("number")).select_from(sessions).where(is_live)

@@ -195,9 +195,16 @@ def list_of_sessions(
         statement = statement.where(sessions.c.agent_id == agent_id)
     if parent_key is not None:
         statement = statement.where(sessions.c.parent_key == parent_key)
-    if namespace is not None:  # others may have it further on in their keys: who asks looks at each
-        statement = statement.where(sessions.c.key.contains(f":caller:{namespace}:", autoescape=True))
+    if namespace is not None:
+        own = "agent:" + sessions.c.agent_id + f":caller:{namespace}:"
+        put_away = ARCHIVED + sessions.c.id + ":" + own
+        statement = statement.where(or_(_begins(sessions.c.key, own), _begins(sessions.c.key, put_away)))
     return statement
+
+
+def _begins(text: ColumnElement[str], beginning: ColumnElement[str]) -> ColumnElement[bool]:
+    """To the letter: neither case nor wildcards, which LIKE would see in it."""
+    return func.substr(text, 1, func.length(beginning)) == beginning
 
 
 def sums_of_runs(query: UsageQuery) -> Select[Any]:

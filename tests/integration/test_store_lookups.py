@@ -107,3 +107,19 @@ def test_everything_that_was_chosen_for_a_session_is_kept(store: Store) -> None:
     session = store.session("a")
     assert session is not None
     assert session.settings == settings
+
+
+def test_nobody_fills_up_the_list_of_another_namespace(store: Store) -> None:
+    diary = "agent:main:caller:bob:diary"
+    for number in range(2):
+        store.begin(RunStart(f"r{number}", diary, f"s{number}", "main", "tests", "p/m", 1), [])
+        assert number or store.archive(diary, 9)
+    for number in range(3):
+        talk(store, f"agent:main:caller:ann:x{number}:caller:bob:y", "hi")
+        talk(store, f"agent:main:caller:b_b:{number}", "hi")
+        talk(store, f"agent:main:caller:ann:agent:main:caller:bob:{number}", "hi")
+
+    assert [one.id for one in store.list_sessions(None, 1, namespace="bob")] == ["s1"]
+    listed = store.list_sessions("main", 2, namespace="bob", archived=True)
+    assert {one.id for one in listed} == {"s0", "s1"}
+    assert store.list_sessions("beta", 2, namespace="bob", archived=True) == []
