@@ -9,5 +9,8 @@ def to_bytes(name: str) -> bytes:
 
 
 def to_text(name: bytes) -> str:
-    """A name out of Redis."""
-    return name.decode("utf-8", "surrogatepass")
+    """A name out of Redis. One that nobody here can have given is readable all the same."""
+    try:
+        return name.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return name.decode("utf-8", "replace")

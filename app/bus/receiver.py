@@ -15,7 +15,7 @@ from .names import to_bytes, to_text
 ID_BYTES = 8  # of a process, in front of everything that it says
 
 _CONFIRM_SECONDS = 0.4
-_RETRY_SECONDS, _AGAIN_SECONDS = 1.0, 0.05  # after a failure; after a connection that was lost
+_RETRY_SECONDS, _AGAIN_SECONDS = 1.0, 0.05  # after a failure; after a line that was lost
 # The sender calls it by its wake channel every second: after that long a silence nobody is there.
 _SILENCE_SECONDS = 5.0
 _AT_ONCE = 500  # channels in one command
@@ -125,13 +125,16 @@ class Receiver:
         """What the thread does until :meth:`close`."""
         self._thread = threading.get_ident()
         while not self._closing.is_set():
+            if not self._engine.up:
+                self._nudged.wait(_RETRY_SECONDS)
+                self._nudged.clear()
+                continue
             try:
                 self._listen()
             except Exception as error:  # this thread must not end, and a close may look like anything
                 self._give_up(error)
-            lost = self._hang_up()
-            self._nudged.wait(_AGAIN_SECONDS if lost else _RETRY_SECONDS)
-            self._nudged.clear()
+            # One that never heard anything is not wanted there, for want of rights perhaps.
+            self._closing.wait(_AGAIN_SECONDS if self._hang_up() else _RETRY_SECONDS)
 
     def nudge(self) -> None:
         """Redis is there again: no need to wait for the next try."""
@@ -144,8 +147,6 @@ class Receiver:
         self._hang_up()
 
     def _listen(self) -> None:
-        if not self._engine.up:
-            return
         self._line = line = self._engine.connect(_SILENCE_SECONDS)
         self._start(line)
         messages = 0
@@ -164,12 +165,14 @@ class Receiver:
             _log.exception("hearing other workers failed")
 
     def _hang_up(self) -> bool:
-        """Give the connection back; True if it was one."""
+        """Give the connection back; True if something was heard over it."""
         with self._lock:
-            listened, self.listening = self.listening, False
+            self.listening = False
         if self._line is not None:
             self._line.disconnect()
-        return listened
+        heard = self._ready.is_set()
+        self._ready.clear()
+        return heard
 
     def _start(self, line: Line) -> None:
         with self._lock:

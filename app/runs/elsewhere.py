@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Self
 
 from ..cancel import CancelReason
 from ..errors import EventsLost, InvalidRequest, StoreError
-from ..events import TERMINAL, RunCancelled, RunEvent, RunFailed, RunStarted, TerminalEvent
+from ..events import TERMINAL, RunCancelled, RunCompleted, RunEvent, RunFailed, RunStarted, TerminalEvent
 from ..messages import JsonObject
 from ..sessions.store import Store
 from .logbook import Card, Logbook, Page
@@ -20,6 +20,7 @@ from .outcomes import ending_of
 _TICK = 0.4  # seconds after which the reader of a silent run is woken
 _CARE = 10.0  # seconds between two signs that somebody reads
 _DOUBT = 5.0  # seconds of silence after which the store is asked whether the run goes on
+_LAST_WORDS = 2.0  # seconds for which the events of a run that is over may be on their way still
 
 
 class Elsewhere:
@@ -123,7 +124,9 @@ class RemoteReader:
         self._live: deque[Page] = deque()
         self._left = False
         self._next: list[RunEvent] = []
-        self._heard_at = self._cared_at = time.monotonic()
+        self._cared_at = time.monotonic()
+        self._doubt_at = self._cared_at + _DOUBT
+        self._completed = False  # by its record
         self._over = False
         self._silence = self._book.follow(run_id, self._hear)  # first: what comes while we read on is kept
         try:
@@ -170,8 +173,7 @@ class RemoteReader:
         if position < first - 1:
             raise EventsLost
         self.position = position
-        for page in pages:
-            self._add(page)
+        self._read_on(pages)
         self._book.touch(self._run_id)
         return position
 
@@ -186,17 +188,21 @@ class RemoteReader:
                 if not self._live:
                     return
                 page = self._live.popleft()
-            if page.first > self._expected:
-                for earlier in self._book.pages(self._run_id):  # something was lost on the way
-                    self._add(earlier)
-            self._add(page)
-            if page.first > self._expected:
-                self._end(RunFailed(EventsLost()))
+            # Either it comes next, or something was lost on the way.
+            earlier = self._book.pages(self._run_id) if page.first > self._expected else []
+            self._read_on([*earlier, page])
 
     @property
     def _expected(self) -> int:
         """The number of the event that comes next."""
         return self.position + len(self._next) + 1
+
+    def _read_on(self, pages: Sequence[Page]) -> None:
+        """Take what follows; if something is missing in between, this is the end."""
+        for page in pages:
+            self._add(page)
+        if pages and pages[-1].first > self._expected:
+            self._end(RunFailed(EventsLost()))
 
     def _add(self, page: Page) -> None:
         """Take from a page what follows what is known."""
@@ -205,7 +211,7 @@ class RemoteReader:
             return
         self._next += page.events[known:]
         self._over = isinstance(self._next[-1], TERMINAL)
-        self._heard_at = time.monotonic()
+        self._doubt_at = time.monotonic() + _DOUBT
 
     def _look_after(self) -> None:
         """Say that somebody reads; if nothing was heard for long, look whether the run goes on."""
@@ -213,13 +219,15 @@ class RemoteReader:
         if now - self._cared_at >= _CARE:
             self._cared_at = now
             self._book.touch(self._run_id)
-        if not self._over and now - self._heard_at >= _DOUBT:
-            for page in self._book.pages(self._run_id):
-                self._add(page)
+        if not self._over and now >= self._doubt_at:
+            self._doubt_at = now + _DOUBT
+            self._read_on(self._book.pages(self._run_id))
             ending = None if self._next else self._elsewhere.ending(self._run_id)
-            self._heard_at = now
-            if ending is not None:
-                self._end(ending)
+            if isinstance(ending, RunCompleted) and not self._completed:
+                self._completed, self._doubt_at = True, now + _LAST_WORDS
+            elif ending is not None:
+                # What an answer said before its end is not known here: it would be told as less than it is.
+                self._end(RunFailed(EventsLost()) if isinstance(ending, RunCompleted) else ending)
 
     def _end(self, ending: TerminalEvent) -> None:
         if not self._over:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast, get_type_hints
 
 from ..agents.turn import SEPARATOR
 from ..cancel import CancelReason
@@ -23,7 +23,7 @@ from ..events import (
     ToolStarted,
     ToolUpdated,
 )
-from ..messages import JsonValue, ToolCall, Usage
+from ..messages import FinishReason, JsonValue, ToolCall, Usage
 
 # What a plain event is called, and its fields in the order in which they follow the name.
 _PLAIN: dict[str, type[Any]] = {
@@ -38,7 +38,7 @@ _PLAIN: dict[str, type[Any]] = {
     "k": ContextCompacted,
 }
 _NAMES = {kind: name for name, kind in _PLAIN.items()}
-_COMPLETED, _FAILED, _CANCELLED = "ok", "error", "stop"
+_FIELDS = {name: tuple(get_type_hints(kind).values()) for name, kind in _PLAIN.items()}
 
 
 class UnreadableEvent(ValueError):
@@ -90,7 +90,7 @@ def _pack(event: RunEvent) -> JsonValue:
         case RunCompleted():
             usage = event.usage
             return [
-                _COMPLETED,
+                "ok",
                 event.text,
                 event.finish_reason,
                 [usage.input, usage.output, usage.cached, usage.reasoning, usage.cache_write],
@@ -100,27 +100,42 @@ def _pack(event: RunEvent) -> JsonValue:
             ]
         case RunFailed(error):
             return [
-                *(_FAILED, error.message, error.status, error.type, error.code, error.param),
+                *("error", error.message, error.status, error.type, error.code, error.param),
                 error.retry_after,
             ]
         case RunCancelled(reason):
-            return [_CANCELLED, reason.value]
+            return ["stop", reason.value]
     kind = type(event)
     return [_NAMES[kind], *(getattr(event, name) for name in kind.__slots__)]
 
 
 def _unpack(value: Any) -> RunEvent:
+    match value:
+        case ["ok", str(text), str(reason), [*usage], [*calls], str(model), str(reasoning)]:
+            used = Usage(*_of((int,) * len(usage), usage))
+            called = tuple(ToolCall(*_of((str, str, str), call)) for call in calls)
+            return RunCompleted(text, cast(FinishReason, reason), used, called, model, reasoning)
+        case [
+            "error",
+            str(message),
+            int(status),
+            str(kind),
+            None | str() as code,
+            None | str() as param,
+            None | int() | float() as retry_after,
+        ]:
+            return RunFailed(_error(message, status, kind, code, param, retry_after))
+        case ["stop", reason]:
+            return RunCancelled(CancelReason(reason))
     name, *fields = value
-    if name == _COMPLETED:
-        text, reason, usage, calls, model, reasoning = fields
-        called = tuple(ToolCall(*call) for call in calls)
-        return RunCompleted(text, reason, Usage(*usage), called, model, reasoning)
-    if name == _FAILED:
-        return RunFailed(_error(*fields))
-    if name == _CANCELLED:
-        return RunCancelled(CancelReason(*fields))
-    event: RunEvent = _PLAIN[name](*fields)
+    event: RunEvent = _PLAIN[name](*_of(_FIELDS[name], fields))
     return event
+
+
+def _of(kinds: Sequence[type], values: Sequence[Any]) -> Sequence[Any]:
+    if not all(map(isinstance, values, kinds)):
+        raise TypeError
+    return values
 
 
 def _error(

@@ -246,8 +246,9 @@ def _card(value: JsonValue) -> Card:
 def _page(text: bytes) -> Page | None:
     try:
         match loads(text):
-            case [int(first), [*events]]:
+            case [int(first), [_, *_] as events]:
                 return Page(first, tuple(unpack_events(events)))
     except (InvalidJson, UnreadableEvent):
-        _log.warning("what another process has written down could not be read")
+        pass
+    _log.warning("what another process has written down could not be read")
     return None

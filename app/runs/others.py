@@ -30,19 +30,19 @@ class Others(Protocol):
 class Nobody:
     """:class:`Others` of a process that has none."""
 
-    def session_of(self, run_id: str) -> str | None:  # noqa: ARG002
+    def session_of(self, _: str) -> str | None:
         """See :meth:`Others.session_of`."""
         return None
 
-    def active(self, keys: Iterable[str]) -> dict[str, list[str]]:  # noqa: ARG002
+    def active(self, _: Iterable[str]) -> dict[str, list[str]]:
         """See :meth:`Others.active`."""
         return {}
 
-    def cancel(self, run_id: str, reason: CancelReason) -> bool:  # noqa: ARG002
+    def cancel(self, _run_id: str, _reason: CancelReason) -> bool:
         """See :meth:`Others.cancel`."""
         return False
 
-    def cancel_session(self, key: str, reason: CancelReason) -> list[str]:  # noqa: ARG002
+    def cancel_session(self, _key: str, _reason: CancelReason) -> list[str]:
         """See :meth:`Others.cancel_session`."""
         return []
 

@@ -25,7 +25,7 @@ from ..sessions.records import INTERRUPTED, QueuedRun, RunEnd, RunStart
 from ..sessions.records import Run as RunRecord
 from ..sessions.store import Store
 from .packing import UnreadableRequest, pack, unpack
-from .relay import Followed
+from .remote import Followed
 from .run import Listener, RunRequest
 from .service import RunService
 

@@ -10,13 +10,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import TypeAlias
 
 from ..bus import Bus
 from ..events import TERMINAL, RunEvent, RunStarted, TerminalEvent, TextDelta
 from ..log import get_logger
+from ..messages import JsonValue
+from ..text import GrowingText
 from ..wire import InvalidJson, dumps, loads
-from .event_packing import UnreadableEvent, merged, pack_events, unpack_events
+from .event_packing import UnreadableEvent
+from .remote import Part, RemoteRun, pack_part, unpack_part
 from .run import Listener, Run
 
 TOPIC = "runs"
@@ -29,36 +32,6 @@ _OVER = 10_000  # runs of which it is remembered that they are over
 _SILENCE = 15.0  # seconds after which a run of which nothing is heard is looked up
 
 _log = get_logger("bus")
-
-
-class Followed(Protocol):
-    """A run as those see it who follow all runs, wherever it is."""
-
-    @property
-    def id(self) -> str:
-        """Of the run."""
-
-    @property
-    def session_key(self) -> str:
-        """Its conversation."""
-
-    @property
-    def agent_id(self) -> str:
-        """Who answers."""
-
-    @property
-    def detached(self) -> bool:
-        """Nobody reads its stream; see :class:`~.run.RunRequest`."""
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteRun:
-    """A run as other processes know it."""
-
-    id: str
-    session_key: str
-    agent_id: str
-    detached: bool
 
 
 RemoteObserver: TypeAlias = Callable[[RemoteRun], Listener | None]
@@ -143,10 +116,10 @@ class Relay:
 
     def tell_end(self, run: RemoteRun, ending: TerminalEvent) -> None:
         """Tell everybody, here and elsewhere, how a run ended whose process is lost."""
-        values = [run.id, run.session_key, run.agent_id, run.detached, 0, None, None]
-        self._publish("run", [*values, pack_events([ending])])
+        part = Part(run, [ending])
+        self.send(part)
         with self._lock:
-            self._take_in(run, 0, None, None, [ending])
+            self._take_in(part)
 
     def silent(self) -> list[RemoteRun]:
         """The runs of other processes of which nothing was heard for long."""
@@ -162,13 +135,11 @@ class Relay:
                 return
             heard.at = self._monotonic()
             if ending is not None:
-                self._take_in(run, 0, None, None, [ending])
+                self._take_in(Part(run, [ending]))
 
-    def send(self, told: _Told, events: Sequence[RunEvent], at: int, said: str | None) -> None:
+    def send(self, part: Part) -> None:
         """Publish events of a run of this process; its teller calls this."""
-        run = told.run
-        values = [run.id, run.session_key, run.agent_id, run.detached, at, said, told.started_at]
-        self._publish("run", [*values, pack_events(merged(events))])
+        self._publish("run", pack_part(part))
 
     def later(self, action: Callable[[], object]) -> None:
         """Call ``action`` when it is time for the events that go together."""
@@ -179,29 +150,33 @@ class Relay:
         with self._lock:
             self._told.pop(run_id, None)
 
-    def _publish(self, what: str, values: list[Any]) -> None:
+    def _publish(self, what: str, values: Sequence[JsonValue]) -> None:
         self._bus.publish(TOPIC, dumps([self._me, what, *values]))
 
     def _receive(self, message: bytes) -> None:
         if message.startswith(b'["' + self._me.encode() + b'"'):
             return
         try:
-            sender_and_kind = loads(message)
-            assert isinstance(sender_and_kind, list)
-            _, what, *values = sender_and_kind
-            self._dispatch(str(what), values)
-        except (InvalidJson, UnreadableEvent, ValueError, AssertionError) as error:
-            _log.warning("something of another process could not be read: %s", type(error).__name__)
+            known = self._dispatch(loads(message))
+        except (InvalidJson, UnreadableEvent):
+            known = False
+        if not known:
+            _log.warning("something that another process says of runs could not be read")
 
-    def _dispatch(self, what: str, values: list[Any]) -> None:
-        if what == "frame" and self._hear_frame is not None:
-            name, audience, payload = values
-            self._hear_frame(name, audience, payload.encode())
-        elif what == "run":
-            run_id, key, agent_id, detached, at, said, started_at, events = values
-            run = RemoteRun(run_id, key, agent_id, detached)
-            with self._lock:
-                self._take_in(run, at, said, started_at, unpack_events(events))
+    def _dispatch(self, message: JsonValue) -> bool:
+        """Show a message to those whom it concerns; False if it is none."""
+        match message:
+            case [_, "frame", str(name), str(audience), str(text)]:
+                payload = text.encode()
+                loads(payload)  # clients get it as it is
+                if self._hear_frame is not None:
+                    self._hear_frame(name, audience, payload)
+                return True
+            case [_, "run", *values] if part := unpack_part(values):
+                with self._lock:
+                    self._take_in(part)
+                return True
+        return False
 
     def _make_known(self, who: bytes) -> None:
         """Somebody has begun to listen: what goes on is told from the beginning, but not by this thread."""
@@ -215,20 +190,16 @@ class Relay:
         for told in everybody:
             told.introduce()
 
-    def _take_in(
-        self, run: RemoteRun, at: int, said: str | None, started_at: int | None, events: Sequence[RunEvent]
-    ) -> None:
-        """Show to listeners what is new of a run. Under the lock.
-
-        :param at: how many letters were said before the events. :param said: those letters, or None.
-        """
+    def _take_in(self, part: Part) -> None:
+        """Show to listeners what is new of a run. Under the lock."""
+        run, events = part.run, part.events
         heard = self._heard.get(run.id)
         if heard is None:
             if not self._here or run.id in self._over or run.id in self._told:
                 return
             heard = self._heard[run.id] = _Heard(run, self._listening(run), self._monotonic())
         heard.at = self._monotonic()
-        whole = heard.catch_up(at, said, started_at)
+        whole = heard.catch_up(part)
         if not (whole or (events and isinstance(events[-1], TERMINAL))):
             self._ask_again()
         for event in events:
@@ -266,18 +237,16 @@ class _Told:
     """A run of this process: collects its events, and sends them while somebody listens.
 
     :ivar run: as others see it; the run itself, which knows its listeners, is gone as soon as it is over.
-    :ivar started_at: when it left its lanes, Unix milliseconds; None before.
     """
 
     def __init__(self, relay: Relay, run: RemoteRun) -> None:
         self.run = run
-        self.started_at: int | None = None
         self._relay = relay
         self._lock = threading.Lock()  # guards everything below
-        self._said: list[str] = []
+        self._started_at: int | None = None  # when it left its lanes
+        self._said = GrowingText()
         self._waiting: list[RunEvent] = []
         self._waiting_since = 0  # how many letters were said before the events that wait
-        self._length = 0
         self._introduced = False
         self._timed = False
 
@@ -287,10 +256,9 @@ class _Told:
         with self._lock:
             self._waiting.append(event)
             if isinstance(event, TextDelta):
-                self._said.append(event.text)
-                self._length += len(event.text)
+                self._said.add(event.text)
             elif isinstance(event, RunStarted):
-                self.started_at = event.at
+                self._started_at = event.at
             if not self._relay.wanted:
                 self._drop()
             elif ends or len(self._waiting) >= _TOGETHER:
@@ -315,12 +283,12 @@ class _Told:
 
     def _drop(self) -> None:
         self._waiting.clear()
-        self._waiting_since = self._length
+        self._waiting_since = len(self._said)
         self._introduced = False
 
     def _send(self) -> None:
-        said = None if self._introduced else "".join(self._said)[: self._waiting_since]
-        self._relay.send(self, self._waiting, self._waiting_since, said)
+        said = None if self._introduced else str(self._said)[: self._waiting_since]
+        self._relay.send(Part(self.run, self._waiting, self._waiting_since, said, self._started_at))
         self._drop()
         self._introduced = True
 
@@ -335,13 +303,13 @@ class _Heard:
     length: int = 0
     started: bool = False
 
-    def catch_up(self, at: int, said: str | None, started_at: int | None) -> bool:
+    def catch_up(self, part: Part) -> bool:
         """Hear what was missed, as far as it is told; whether that is all of it."""
-        if started_at is not None and not self.started:
-            self.hear(RunStarted(started_at))
-        if said is not None and self.length < at:
-            self.hear(TextDelta(said[self.length :]))
-        return self.length == at
+        if part.started_at is not None and not self.started:
+            self.hear(RunStarted(part.started_at))
+        if part.said is not None and self.length < part.at:
+            self.hear(TextDelta(part.said[self.length :]))
+        return self.length == part.at
 
     def hear(self, event: RunEvent) -> None:
         """Show an event to those who listen."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import asdict
 from typing import cast, get_args
@@ -26,6 +27,7 @@ class SharedApprovals:
     def __init__(self, bus: Bus, own: Approvals) -> None:
         self._bus = bus
         self._own = own
+        self._lock = threading.Lock()  # what was looked up last is announced last
 
     def open(self) -> None:
         """Tell others from now on what waits here, and hear what they decide."""
@@ -46,9 +48,10 @@ class SharedApprovals:
             self._bus.publish(_TOPIC, dumps([approval_id, decision]))
         return waits
 
-    def _announce(self, approval: Approval, outcome: Outcome | None) -> None:  # noqa: ARG002
-        waiting = {one.id: dumps(asdict(one)) for one in self._own.own()}
-        self._bus.announce(_GROUP, waiting, _KEPT)
+    def _announce(self, _approval: Approval, _outcome: Outcome | None) -> None:
+        with self._lock:
+            waiting = {one.id: dumps(asdict(one)) for one in self._own.own()}
+            self._bus.announce(_GROUP, waiting, _KEPT)
 
     def _hear(self, message: bytes) -> None:
         try:
@@ -61,7 +64,20 @@ class SharedApprovals:
 
 def _approval(text: bytes) -> Approval | None:
     try:
-        value = loads(text)
-        return Approval(**value) if isinstance(value, dict) else None  # type: ignore[arg-type]
-    except (InvalidJson, TypeError):
-        return None
+        match loads(text):
+            case {
+                "id": str(approval_id),
+                "agent_id": str(agent_id),
+                "session_key": str(session_key),
+                "run_id": str(run_id),
+                "command": str(command),
+                "directory": str(directory),
+                "created_at": int(created_at),
+                "expires_at": int(expires_at),
+            }:
+                where = (agent_id, session_key, run_id)
+                return Approval(approval_id, *where, command, directory, created_at, expires_at)
+    except InvalidJson:
+        pass
+    _log.warning("a command that waits elsewhere could not be read")
+    return None

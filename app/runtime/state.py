@@ -24,7 +24,8 @@ from ..runs.journal import Journal, JournalLimits
 from ..runs.logbook import Logbook
 from ..runs.others import NOBODY, Others
 from ..runs.outcomes import ending_of
-from ..runs.relay import Relay, RemoteRun
+from ..runs.relay import Relay
+from ..runs.remote import RemoteRun
 from ..runs.service import RunService
 from ..runs.shared_approvals import SharedApprovals
 from ..runs.shared_lanes import SharedLanes, bell

@@ -91,7 +91,7 @@ class Offloaded:
         """See :meth:`~.database.Database.read`."""
         return self.write(work)
 
-    def write(self, work: Callable[[Connection], T], stored: Stored[T] | None = None) -> T:  # noqa: ARG002
+    def write(self, work: Callable[[Connection], T], _: Stored[T] | None = None) -> T:
         """See :meth:`~.database.Database.write`; no commit gets lost here."""
 
         def run() -> T:

@@ -41,7 +41,7 @@ class Words(TypeDecorator[str]):
         """Postgres sorts by a language unless it is told not to."""
         return dialect.type_descriptor(Text(collation="C" if dialect.name == "postgresql" else None))
 
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+    def process_bind_param(self, value: str | None, _: Dialect) -> str | None:
         """What is stored, and looked for."""
         return value and value.replace("\0", "\ufffd")
 

@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+import redis
 
 from app.bus.redis import RedisBus
 from app.errors import ConfigError
@@ -339,6 +340,53 @@ def test_a_command_that_redis_refuses_does_not_make_it_away(caplog: pytest.LogCa
         assert bus.healthy
         assert bus.held("key 0") is not None
     assert caplog.text.count("Redis refuses a command") == 1
+
+
+def test_a_user_who_may_not_listen_does_not_knock_all_the_time(
+    engine: RedisEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    def connections() -> int:
+        statistics = dict(
+            line.split(b":") for line in engine.command("INFO", "stats").splitlines()[2:] if line
+        )
+        return int(statistics[b"total_connections_received"])
+
+    engine.command("ACL", "SETUSER", "deaf", "on", ">word", "~*", "+@all", "resetchannels")
+    with closing(open_bus(engine.url.replace("//", "//deaf:word@"))) as bus:
+        eventually(lambda: caplog.text)
+        before = connections()
+        time.sleep(1.5)
+        assert connections() - before <= 5
+        assert not bus.healthy
+        assert (bus.claim("a", b"1", 60), bus.count("a", 60)) == (None, 1)
+        assert engine.command("EXISTS", "openclaw:claim:a") == b":1\r\n"
+    assert caplog.text.count("no permissions") == 1
+
+
+def test_what_another_program_says_there_is_passed_over(
+    engine: RedisEngine, bus: RedisBus, topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[bytes] = []
+    bus.subscribe(topic, heard.append)
+    bus.announce("clients", {"ann": b"1"}, 60)
+    eventually(lambda: engine.command("EXISTS", "openclaw:group:clients") == b":1\r\n")
+    with closing(redis.Redis(port=engine.port)) as other:
+        for channel in ("listening", f"topic:{topic}", "topic:\udcff", "wake:"):
+            for message in (b"", b"\xff" * 7, b"\0" * 8, b"\0" * 8 + b"\xff\xfe", b"x" * 2**20):
+                other.publish(f"openclaw:0:{channel}".encode(errors="surrogateescape"), message)
+        other.sadd("openclaw:group:clients", "them", b"\xff")
+        other.hset("openclaw:group:clients:them", mapping={b"\xff": b"?", "bob": b"2"})
+        other.publish(f"openclaw:0:topic:{topic}", b"12345678the end")
+    eventually(lambda: b"the end" in heard)
+
+    assert bus.healthy
+    assert bus.present("clients") == {"ann": b"1", "bob": b"2", "\ufffd": b"?"}
+    for name in ("claim:a", "log:a", "count:a", "group:a"):
+        engine.command("GEOADD", f"openclaw:{name}", 1, 1, "x")
+    assert (bus.claim("a", b"1", 60), bus.replay("a"), bus.count("a", 60)) == (None, [], 1)
+    assert bus.present("a") == {}
+    assert bus.healthy
+    assert "Traceback" not in caplog.text
 
 
 def test_with_tls_a_certificate_of_its_own_is_trusted_only_if_the_url_says_so(

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from redis import Redis
 
 from app.cancel import CancelReason, CancelToken
 from app.config import load_config
 from app.errors import (
     ConfigError,
+    EventsLost,
     GatewayDraining,
     GatewayError,
     InvalidRequest,
@@ -23,7 +25,7 @@ from app.events import TERMINAL, RunCancelled, RunCompleted, RunEvent, RunFailed
 from app.runs.elsewhere import RemoteJournaledRun
 from app.runs.journal import JournaledRun
 from app.runs.outcomes import STARTED, UNDER_WAY, Outcomes
-from app.runs.relay import RemoteRun
+from app.runs.remote import RemoteRun
 from app.runs.run import Listener
 from app.runtime import Runtime
 from app.runtime.state import Place, open_state, place_of
@@ -297,6 +299,31 @@ def test_a_run_that_was_deleted_elsewhere_is_gone_everywhere(
     assert b.journal.get(run.id) is None
     wait_until(lambda: a.journal.get(run.id) is None)
     assert not b.journal.forget(run.id)
+
+
+@pytest.mark.parametrize("lost", [slice(0, 1), slice(1, 2), slice(None)], ids=["first", "second", "all"])
+def test_a_run_of_which_a_part_was_evicted_is_not_told_as_if_it_were_whole(
+    two: tuple[Runtime, Runtime], model: ScriptedProvider, redis: RedisEngine, lost: slice
+) -> None:
+    a, b = two
+    model.script(Reply("one two three four five", delay=0.08))
+    run = start(a, "hi")
+    wait_until(lambda: run.ending)
+    with Redis(port=redis.port) as engine:
+        log = f"openclaw:log:log:{run.id}"
+        wait_until(lambda: any(isinstance(event, RunCompleted) for event in b.journal.heard(run.id)))
+        numbers = [number for number, _ in engine.xrange(log)]
+        assert len(numbers) > 3
+        engine.xdel(log, *numbers[lost])
+
+    try:
+        with elsewhere(b, run.id).read() as reader:
+            ending = rest(reader)[-1]
+    except EventsLost:  # the beginning
+        return
+
+    assert isinstance(ending, RunFailed)
+    assert isinstance(ending.error, EventsLost)
 
 
 def test_a_stream_goes_on_after_redis_was_away(

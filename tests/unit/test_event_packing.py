@@ -121,7 +121,24 @@ def _texts(events: Sequence[RunEvent]) -> list[str]:
     return parts
 
 
-@pytest.mark.parametrize("value", [["?", 1], [], "t", None, ["t"], ["stop", "tea"], ["ok", "x"], {"a": 1}])
+_USED = [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(["?", 1], [], "t", None, ["t"], ["stop", "tea"], ["ok", "x"], {"a": 1}),
+        *(["t", 5], ["t", None], ["s", "now"], ["f", "c", "read", "no", "text"], [["t"], "x"]),
+        ["ok", 5, "stop", _USED, [], "m", ""],
+        ["ok", "text", "stop", [1, "2", 3, 4, 5], [], "m", ""],
+        ["ok", "text", "stop", _USED, [["c", "read", {}]], "m", ""],
+        ["ok", "text", None, _USED, [], "m", ""],
+        ["error", "words", "500", "t", None, None, None],
+        ["error", "words", 500, "t", 3, None, None],
+        ["error", None, 500, "t", None, None, None],
+        ["error", "words", 500, "t", None, None, "soon"],
+    ],
+)
 def test_what_is_no_event_is_refused(value: object) -> None:
     with pytest.raises(UnreadableEvent):
         unpack_events([value])  # type: ignore[list-item]

@@ -21,7 +21,8 @@ from app.events import (
 )
 from app.messages import Usage
 from app.runs.executor import Executor
-from app.runs.relay import Relay, RemoteRun
+from app.runs.relay import Relay
+from app.runs.remote import RemoteRun
 from app.runs.run import Listener, Run, RunRequest
 
 

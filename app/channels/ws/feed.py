@@ -11,7 +11,7 @@ from functools import partial
 from ...errors import StoreError
 from ...events import TERMINAL, RunEvent, TextDelta
 from ...runs.executor import Deadline, Executor
-from ...runs.relay import Followed
+from ...runs.remote import Followed
 from ...runs.run import Listener
 from ...sessions.records import Added
 from ...sessions.store import Store

@@ -14,7 +14,7 @@ from ...log import get_logger
 from ...messages import JsonObject, JsonValue
 from ...runs.executor import Deadline, Executor
 from ...runs.relay import Relay
-from ...wire import dumps, loads
+from ...wire import InvalidJson, dumps, loads
 from .audiences import EVERYBODY
 from .audiences import accepts as accepted_in
 from .backlog import Backlog
@@ -103,7 +103,9 @@ class Hub:
         with self._lock:
             own = dict(self._present)
         elsewhere = self._bus.present(_GROUP) if self._bus is not None else {}
-        others: list[JsonValue] = [loads(entry) for name, entry in elsewhere.items() if name not in own]
+        others: list[JsonValue] = [
+            one for name, text in elsewhere.items() if name not in own and (one := _read_entry(text))
+        ]
         return [{**self._gateway, "ts": self._clock()}, *[*others, *own.values()][-_SHOWN:]]
 
     def broadcast(
@@ -325,3 +327,15 @@ def _client_entry(peer: Peer, now: int) -> dict[str, JsonValue]:
         "instanceId": client.instance_id,
     }
     return {key: value for key, value in entry.items() if value != ""}
+
+
+def _read_entry(text: bytes) -> dict[str, JsonValue] | None:
+    """A client as another process has announced it."""
+    try:
+        entry = loads(text)
+    except InvalidJson:
+        entry = None
+    if isinstance(entry, dict):
+        return entry
+    _log.warning("a client of another process could not be read")
+    return None
