@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..config import config_path, load_config, state_dir
 from ..errors import ConfigError, GatewayError
 from ..log import configure_logging
 from ..runtime import check_agents, secrets_of
-from .checks import CHECKS, Finding, Site
+from .checks import CHECKS, Check, Finding, Site
 
 _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "red")}
 
@@ -54,7 +54,7 @@ def doctor(online: bool, deep: bool, fix: bool, strict: bool, as_json: bool) -> 
     site = _site(online=online, deep=deep)
     told = []
     for name, check in CHECKS.items():
-        for finding in check(site):
+        for finding in _found(check, site):
             told.append(_Told(name, finding, fixed=fix and _mend(finding)))
             if not as_json:
                 _show(told[-1])
@@ -89,6 +89,16 @@ def _site(*, online: bool, deep: bool) -> Site:
         online=online,
         deep=deep,
     )
+
+
+def _found(check: Check, site: Site) -> Iterator[Finding]:
+    """What a check finds, be it no more than what it may not look at."""
+    try:
+        yield from check(site)
+    except OSError as error:
+        place = error.filename or site.state
+        told = f"{place} cannot be looked at: {error.strerror or error}."
+        yield Finding("problem", told, "Give it to the user of the gateway.")
 
 
 def _mend(finding: Finding) -> bool:

@@ -47,7 +47,8 @@ def _shown(line: str) -> str:
     match _object(line):
         case {"0": str(said), "time": str(moment), "_meta": {"logLevelName": level, "name": str(name)}}:
             area = _object(name).get("subsystem", "")
-            return harmless(f"{_local(moment)} {level:<7} {area}: {said}")
+            line = f"{_local(moment)} {level:<7} {area}: {said}"
+            return harmless(line).replace("\n", "\n  ")  # only a line's own beginning is at the margin
     return harmless(line)
 
 

@@ -11,11 +11,13 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from app.messages import AssistantMessage, Usage, UserMessage
 from app.sessions.records import NewEntry, RunEnd, RunStart
 from app.sessions.sql import open_store
 from app.sessions.sqlite import FILE_NAME
-from tests.e2e.gateway_process import wait_until
+from tests.e2e.gateway_process import CHECKOUT, wait_until
 from tests.engines import postgres_server
 from tests.integration.machine import CONFIG, SECRET, Machine
 
@@ -268,6 +270,15 @@ def test_a_backup_has_no_secrets_unless_asked_for(old: Machine, tmp_path: Path) 
     assert (whole.state / ".env").read_text() == f"KEY={SECRET}"
 
 
+def test_a_configuration_that_is_no_file_is_said_to_be_missing_from_a_backup_with_secrets(
+    old: Machine,
+) -> None:
+    old.env["OPENCLAW_CONFIG_JSON"] = json.dumps(CONFIG)
+    done = old.run("backup", str(old.home / "b.tar.gz"), "--with-secrets")
+    told = "warning: the configuration is in variables of the environment and not part of the backup\n"
+    assert (done.returncode, done.stderr) == (0, told)
+
+
 def test_a_configuration_without_secrets_does_not_replace_one_that_has_them(
     old: Machine, new: Machine
 ) -> None:
@@ -349,6 +360,11 @@ def entry(name: str, data: bytes = b"evil", **fields: Any) -> tuple[tarfile.TarI
     return info, data
 
 
+def manifest(**fields: Any) -> bytes:
+    whole = {"format": 1, "version": "1", "schema": 1, "createdAt": 1, "rows": {}, "files": {}}
+    return json.dumps(whole | {"omitted": [], "secrets": False} | fields).encode()
+
+
 LINK = {"type": tarfile.SYMTYPE, "size": 0}
 
 
@@ -380,20 +396,78 @@ LINK = {"type": tarfile.SYMTYPE, "size": 0}
         [entry("store/sessions/000001.jsonl", b"{}\n")],
         [entry("store/sessions/000001.jsonl", b'{"nosuch": 1}\n')],
         [entry("store/workers/000001.jsonl", b'{"id": "w"}\n')],
+        [entry("state/p/q/a", linkname="d/../../z", **LINK), entry("state/p/q/d", linkname="../..", **LINK)],
+        [entry("state/a", linkname="", **LINK)],
+        [entry("state/a", pax_headers={"linkpath": "a\0b"}, **LINK)],
+        [entry("state/a", linkname="x" * 5000, **LINK)],
+        [entry("state/a", linkname="b", **LINK), entry("state/a/b")],
+        [entry("state/" + "a/" * 1500 + "f")],
+        [entry("state/a", pax_headers={"mtime": "nan"})],
+        [entry("state/a", pax_headers={"mtime": "1e300"})],
+        [entry("manifest.json", manifest(createdAt=10**30))],
+        [entry("manifest.json", manifest(createdAt=-(10**18)))],
+        [entry("manifest.json", manifest(rows={"sessions": "many"}))],
+        [entry("manifest.json", b"[" * 100_000)],
         [entry("manifest.json", b"{}")],
         [],
     ],
-    ids=lambda members: ",".join(info.name + info.linkname for info, _ in members),
+    ids=lambda members: ",".join(info.name[:40] + info.linkname[:40] for info, _ in members),
 )
 def test_an_archive_that_means_harm_is_refused(
     new: Machine, tmp_path: Path, members: list[tuple[tarfile.TarInfo, bytes]]
 ) -> None:
-    archive = tmp_path / "evil.tar.gz"
-    with tarfile.open(archive, "w:gz") as tar:
+    refused(new, packed(tmp_path, members), "openclaw: ")
+    assert not list(tmp_path.rglob("evil"))
+
+
+def packed(folder: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
+    archive = folder / "evil.tar.gz"
+    with tarfile.open(archive, "w:gz", format=tarfile.PAX_FORMAT) as tar:
         for info, data in members:
             tar.addfile(info, io.BytesIO(data) if info.isreg() else None)
-    refused(new, archive, "openclaw: ")
-    assert not list(tmp_path.rglob("evil"))
+    return archive
+
+
+def test_links_that_lead_elsewhere_only_together_are_refused_for_that(new: Machine, tmp_path: Path) -> None:
+    links = [
+        entry("state/p/q/a", linkname="d/../../z", **LINK),
+        entry("state/p/q/d", linkname="../..", **LINK),
+    ]
+    refused(
+        new, packed(tmp_path, [*links, entry("manifest.json", manifest())]), "The backup holds 'a', which"
+    )
+
+
+def test_a_file_of_nothing_but_holes_is_refused_before_it_fills_the_disk(new: Machine) -> None:
+    header = bytearray(tarfile.TarInfo("state/a").tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = tarfile.GNUTYPE_SPARSE
+    header[386:410] = b"00000000000\0" * 2  # one piece, of no bytes
+    header[483:495] = b"00010000000\0"  # and the size of it all: 2 MiB
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    archive = new.home / "holes.tar.gz"
+    archive.write_bytes(gzip.compress(bytes(header) + bytes(1024)))
+    refused(new, archive, "The backup holds 'state/a', which no backup holds")
+
+
+@pytest.mark.parametrize(
+    ("member", "told"),
+    [
+        (lambda: entry("state/a", pax_headers={"comment": "x" * 80_000_000}), "is damaged, cut short or no"),
+        (lambda: entry("store/runs/000001.jsonl", b"{}\n" * 2_000_000), "holds rows that cannot be read"),
+    ],
+    ids=["header", "rows"],
+)
+def test_what_would_fill_the_memory_is_refused_before_it_does(
+    new: Machine, tmp_path: Path, member: Callable[[], tuple[tarfile.TarInfo, bytes]], told: str
+) -> None:
+    archive = packed(tmp_path, [member()])
+    tracemalloc.start()
+    try:
+        refused(new, archive, told)
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_backup_of_a_newer_release_is_refused(old: Machine, new: Machine) -> None:
@@ -424,6 +498,23 @@ def test_a_place_that_cannot_be_written_is_a_sentence(old: Machine, name: str) -
     assert "Traceback" not in done.stderr
 
 
+def test_a_state_directory_that_cannot_be_read_is_told_from_a_place_that_cannot_be_written(
+    old: Machine,
+) -> None:
+    state = old.home / ("x" * 300)
+    done = subprocess.run(
+        [sys.executable, "-m", "app", "backup", str(old.home / "backup.tar.gz")],
+        cwd=CHECKOUT,
+        env=old.env | {"OPENCLAW_STATE_DIR": str(state)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"openclaw: {state}")
+    assert done.stderr.endswith(" cannot be read: File name too long.\n")
+
+
 # what is no file, and what changes
 
 
@@ -439,6 +530,43 @@ def test_links_within_a_workspace_come_back_and_others_do_not(old: Machine, new:
     assert new.run("restore", str(archive)).returncode == 0
     assert (new.state / "workspace" / "inner").readlink() == Path("memory/2026-11-23.md")
     assert sorted(path.name for path in (new.state / "workspace").iterdir()) == ["inner", "memory"]
+
+
+def test_a_link_to_itself_is_backed_up_as_it_is(old: Machine, new: Machine) -> None:
+    (old.state / "workspace" / "loop").symlink_to("loop")
+    assert new.run("restore", str(backed_up(old))).returncode == 0
+    assert (new.state / "workspace" / "loop").readlink() == Path("loop")
+
+
+def test_a_file_whose_name_is_no_text_comes_back(old: Machine, new: Machine) -> None:
+    name = os.fsdecode(b"workspace/caf\xe9.txt")
+    old.write(name, "bitter")
+    assert new.run("restore", str(backed_up(old))).returncode == 0
+    assert (new.state / name).read_text() == "bitter"
+
+
+def test_directories_without_an_end_are_left_out_and_the_rest_comes_back(old: Machine, new: Machine) -> None:
+    old.write(f"workspace/{'a/' * 90}kept", "90 levels")
+    old.write(f"workspace/{'b/' * 600}lost", "600 levels")
+    (old.state / f"workspace/{'b/' * 99}link").symlink_to("lost")
+    archive = old.home / "b.tar.gz"
+    done = old.run("backup", str(archive))
+    assert "nested too deeply and is left out" in done.stderr
+    assert new.run("restore", str(archive)).returncode == 0
+    assert (new.state / f"workspace/{'a/' * 90}kept").read_text() == "90 levels"
+    assert (new.state / "workspace/memory/2026-11-23.md").exists()
+
+
+def test_a_disk_that_is_full_is_a_sentence_and_leaves_nothing(old: Machine) -> None:
+    old.write("workspace/noise.bin", "").write_bytes(os.urandom(2_000_000))
+    archive = old.home / "backup.tar.gz"
+    limited = f"ulimit -f 1000; exec {sys.executable} -m app backup {archive}"
+    done = subprocess.run(
+        ["sh", "-c", limited], cwd=CHECKOUT, env=old.env, capture_output=True, text=True, check=False
+    )
+    told = f"openclaw: {archive} cannot be written: File too large.\n"
+    assert (done.returncode, done.stderr) == (1, told)
+    assert not list(old.home.glob(".backup*"))
 
 
 # kill -9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tarfile
@@ -9,14 +10,16 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
+from io import BytesIO
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from ...errors import GatewayError
 from ...sessions.export import TABLES, Row
 from ...wire import InvalidJson, loads
 from .places import CONFIG_NAME, is_state_entry
-from .writing import FORMAT, MANIFEST
+from .writing import DEEPEST, FORMAT, MANIFEST, is_within
 
 # Takes rows of a table as they are read, before it is known whether the archive is whole.
 TakeRows = Callable[[str, list[Row]], None]
@@ -27,6 +30,13 @@ _CONFIG = f"config/{CONFIG_NAME}"
 _PIECE = 2**18
 # Rows are gathered to 4 MiB a member, so that only one very long row makes it longer.
 _LONGEST_MEMBER = 256 * 2**20
+_ROWS_AT_ONCE = 500
+# What precedes a member with a long name. The library reads it in one piece, whatever its length.
+_EXTENSIONS = frozenset(
+    {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK}
+)
+_LONGEST_EXTENSION = 2**16
+_END_OF_TIME = 253_402_300_800_000  # the year 10000, Unix milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +63,32 @@ def unpack(archive: Path, directory: Path, take_rows: TakeRows) -> Manifest:
     """
     reader = _Reader(directory, take_rows)
     try:
-        with tarfile.open(archive, mode="r|gz") as tar:
+        with tarfile.open(archive, mode="r|gz", tarinfo=_Member) as tar:
             for member in tar:
                 reader.take(tar, member)
-    except (tarfile.TarError, EOFError, zlib.error, UnicodeError) as error:
+        return reader.finish(archive.name)
+    except (tarfile.TarError, EOFError, zlib.error, ValueError, OverflowError) as error:
         raise _damaged(archive.name) from error
     except OSError as error:  # a gzip that is none has no number
         if error.errno is None:
             raise _damaged(archive.name) from error
         raise GatewayError(f"{archive.name} cannot be unpacked: {error.strerror}.") from error
-    return reader.finish(archive.name)
+
+
+class _Member(tarfile.TarInfo):
+    """A member of an archive that may mean harm."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """As the library does it."""
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _EXTENSIONS and member.size > _LONGEST_EXTENSION:
+            raise tarfile.ReadError("a header is too long")
+        return member
+
+    def isreg(self) -> bool:
+        """True for a file as we write them: each of its bytes is in the archive."""
+        return super().isreg() and not self.issparse()
 
 
 class _Reader:
@@ -77,8 +103,9 @@ class _Reader:
         name = member.name
         if self._manifest is not None or name in self._read:
             raise _foreign(name)
-        if rows := _ROWS.fullmatch(name):
-            self._take_rows(rows[1], _parsed_rows(self._text(tar, member)))
+        if table := _ROWS.fullmatch(name):
+            for rows in _parsed_rows(self._text(tar, member)):
+                self._take_rows(table[1], rows)
         elif name == MANIFEST:
             self._manifest = _parsed_manifest(self._text(tar, member))
         elif name == _CONFIG and member.isreg():
@@ -88,9 +115,10 @@ class _Reader:
 
     def finish(self, name: str) -> Manifest:
         """Create the links, which nothing was written through, and compare what there is."""
-        for path, target, root in self._links:
+        for path, target, _ in self._links:
             path.symlink_to(target)
-            if not path.resolve().is_relative_to(root.resolve()):
+        for path, _, root in self._links:  # where one leads depends on the others
+            if not is_within(path, root):
                 raise _foreign(path.name)
         manifest = self._manifest
         self._read.pop(MANIFEST, None)
@@ -116,7 +144,7 @@ class _Reader:
         depth = 1 if parts[:1] == ("state",) else 2
         root = "/".join(parts[:depth])
         usable = "/".join(parts) == name and ".." not in parts and "\0" not in name and len(parts) > depth
-        if not usable or not _ROOT.fullmatch(root):
+        if not usable or len(parts) > DEEPEST + 1 or not _ROOT.fullmatch(root):
             raise _foreign(name)
         if depth == 1 and not is_state_entry(parts[1]) and parts[1:] != (".env",):
             raise _foreign(name)
@@ -149,20 +177,27 @@ class _Reader:
         self._read[member.name] = {"size": size, "sha256": digest.hexdigest()}
 
 
-def _parsed_rows(text: bytes) -> list[Row]:
+def _parsed_rows(text: bytes) -> Iterator[list[Row]]:
+    """The rows of a member, some at a time: short ones take much more room than their text."""
+    lines = BytesIO(text)
+    while rows := [_parsed_row(line) for line in islice(lines, _ROWS_AT_ONCE)]:
+        yield rows
+
+
+def _parsed_row(line: bytes) -> Row:
     try:
-        rows = [loads(line) for line in text.splitlines()]
+        row = loads(line)
     except InvalidJson:
-        raise GatewayError("The backup holds rows that cannot be read.") from None
-    if not all(isinstance(row, dict) for row in rows):
+        row = None
+    if not isinstance(row, dict):
         raise GatewayError("The backup holds rows that cannot be read.")
-    return [dict(row) for row in rows if isinstance(row, dict)]
+    return dict(row)
 
 
 def _parsed_manifest(text: bytes) -> Manifest:
     try:
-        value = loads(text)
-    except InvalidJson:
+        value = json.loads(text)  # and not wire.loads: names of files need not be UTF-8
+    except (ValueError, RecursionError):
         value = None
     match value:
         case {"format": int(number)} if number > FORMAT:
@@ -176,8 +211,8 @@ def _parsed_manifest(text: bytes) -> Manifest:
             "omitted": list(omitted),
             "rows": dict(rows),
             "files": dict(files),
-        }:
-            return Manifest(version, schema, created_at, secrets, tuple(map(str, omitted)), rows, files)  # type: ignore[arg-type]
+        } if 0 <= created_at < _END_OF_TIME and all(isinstance(count, int) for count in rows.values()):
+            return Manifest(version, schema, created_at, secrets, tuple(map(str, omitted)), rows, files)
     raise GatewayError("This is no backup of a gateway.")
 
 
@@ -186,4 +221,4 @@ def _damaged(name: str) -> GatewayError:
 
 
 def _foreign(name: str) -> GatewayError:
-    return GatewayError(f"The backup holds {name!r}, which no backup holds. Nothing was restored.")
+    return GatewayError(f"The backup holds {name[:80]!r}, which no backup holds. Nothing was restored.")

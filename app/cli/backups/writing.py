@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from gzip import GzipFile
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
@@ -29,17 +31,23 @@ from .places import CONFIG_NAME, kept_entries
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+# Directories in one another, at most: what walks through them goes one call deeper with each.
+DEEPEST = 100
 
 # Rows are gathered to about so many bytes a member, so that memory stays small.
 _MEMBER = 4 * 2**20
 _SECRET = object()
+# One file cannot be read, or has become something else since it was listed; the others can be.
+_UNREADABLE = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG}
+)
 
 
 @contextmanager
 def new_file(path: Path, *, overwrite: bool) -> Iterator[IO[bytes]]:
     """A file that is there, whole and for its owner only, once the block has ended well.
 
-    :raises GatewayError: there is one already, or it cannot be written.
+    :raises GatewayError: there is one already, or it cannot be written, or the block has met an OSError.
     """
     if path.exists() and not overwrite:
         raise GatewayError(f"{path} is there already. Use --force to replace it.")
@@ -55,7 +63,9 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[IO[bytes]]:
             partial.replace(path)
             on_failure.pop_all()
     except OSError as error:
-        raise GatewayError(f"{path} cannot be written: {error.strerror or error}.") from error
+        own = error.filename in (None, os.fspath(partial))
+        failed = f"{path} cannot be written" if own else f"{error.filename} cannot be read"
+        raise GatewayError(f"{failed}: {error.strerror or error}.") from error
 
 
 class Writer:
@@ -63,7 +73,9 @@ class Writer:
 
     def __init__(self, file: IO[bytes], warn: Callable[[str], None]) -> None:
         """:param warn: told what is left out."""
-        self._tar = tarfile.open(fileobj=file, mode="w|gz", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+        # Two objects, because the library's "w|gz" writes once more when a failed backup is thrown away.
+        self._gzip = GzipFile("", "wb", fileobj=file)
+        self._tar = tarfile.open(fileobj=self._gzip, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
         self._own = os.fstat(file.fileno())
         self._warn = warn
         self._files: dict[str, dict[str, Any]] = {}
@@ -96,6 +108,8 @@ class Writer:
             if b"$include" in text:
                 self._warn("the files that the configuration includes are not part of the backup")
             self._add_bytes(f"config/{CONFIG_NAME}", text)
+        elif config.variables:
+            self._warn("the configuration is in variables of the environment and not part of the backup")
 
     def add_files(self, name: str, root: Path, *, with_secrets: bool) -> None:
         """The files below ``root``, as far as they are state."""
@@ -114,8 +128,10 @@ class Writer:
             "omitted": self._omitted,
             "secrets": with_secrets,
         }
-        self._add_bytes(MANIFEST, dumps(manifest))
+        # As ASCII: names of files that are not UTF-8 are in it as they are.
+        self._add_bytes(MANIFEST, json.dumps(manifest).encode())
         self._tar.close()
+        self._gzip.close()
 
     def _members(self, db: Connection, table: str) -> Iterator[bytes]:
         lines = bytearray()
@@ -131,7 +147,9 @@ class Writer:
 
     def _add_entry(self, entry: os.DirEntry[str], name: str, root: Path) -> None:
         try:
-            if entry.is_symlink():
+            if name.count("/") > DEEPEST:
+                self._warn(f"{name[:80]}… is nested too deeply and is left out")
+            elif entry.is_symlink():
                 self._add_link(Path(entry.path), name, root)
             elif entry.is_dir(follow_symlinks=False):
                 self._add_directory(Path(entry.path), name, root)
@@ -139,7 +157,9 @@ class Writer:
                 self._add_file(Path(entry.path), name)
             else:
                 self._warn(f"{name} is no file and is left out")
-        except (FileNotFoundError, PermissionError) as error:
+        except OSError as error:
+            if error.errno not in _UNREADABLE:
+                raise
             self._warn(f"{name} is left out: {(error.strerror or 'it is gone').lower()}")
 
     def _add_directory(self, path: Path, name: str, root: Path) -> None:
@@ -153,7 +173,7 @@ class Writer:
     def _add_link(self, path: Path, name: str, root: Path) -> None:
         """A link within the directory; one that leads out of it means nothing elsewhere."""
         target = path.readlink()
-        if target.is_absolute() or not (path.parent / target).resolve().is_relative_to(root.resolve()):
+        if target.is_absolute() or not is_within(path, root):
             self._warn(f"{name} is a link that leads elsewhere and is left out")
             return
         info = tarfile.TarInfo(name)
@@ -180,6 +200,11 @@ class Writer:
         self._tar.addfile(info, io.BytesIO(data))
         if name != MANIFEST:
             self._files[name] = {"size": len(data), "sha256": sha256(data).hexdigest()}
+
+
+def is_within(path: Path, root: Path) -> bool:
+    """True if ``path`` does not lead out of ``root`` by links; one that leads to itself leads nowhere."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
 def _without_secrets(config: Config, omitted: list[str]) -> bytes:

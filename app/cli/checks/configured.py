@@ -18,7 +18,7 @@ PLATFORMS = {
     "DYNO": "Heroku",
     "RENDER": "Render",
     "FLY_APP_NAME": "Fly",
-    "RAILWAY_ENVIRONMENT": "Railway",
+    "RAILWAY_ENVIRONMENT_ID": "Railway",
     "K_SERVICE": "Cloud Run",
     "KUBERNETES_SERVICE_HOST": "Kubernetes",
 }
