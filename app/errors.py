@@ -40,6 +40,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from math import ceil
+from pathlib import Path
 
 
 class GatewayError(Exception):
@@ -72,11 +73,15 @@ class GatewayError(Exception):
 
 
 class ConfigError(GatewayError):
-    """The configuration cannot be used. ``problems`` holds one line per mistake."""
+    """The configuration cannot be used. ``problems`` holds one line per mistake.
 
-    def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
+    :ivar files: where it was read; none if it does not come from files.
+    """
+
+    def __init__(self, message: str, problems: tuple[str, ...] = (), files: tuple[Path, ...] = ()) -> None:
         super().__init__("\n".join((message, *(f"- {p}" for p in problems))))
         self.problems = problems
+        self.files = files
 
 
 class InvalidRequest(GatewayError):

@@ -21,6 +21,8 @@ from typing import Any
 from . import context
 
 _ROOT = "openclaw"
+# Its warnings would go to stderr as they are else, headers of clients and of collectors among them.
+_LIBRARY = "opentelemetry"
 # A shorter one occurs in many a harmless word, and masking it would ruin every line.
 _SHORTEST_SECRET = 8
 _FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
@@ -38,6 +40,13 @@ _LEVELS: Mapping[str, int] = MappingProxyType(
     }
 )
 _LONGEST_LINE = 16_000  # characters of what was said in one of the lines that are kept
+# Whoever gets text into a line must not make it look like two, or command a terminal.
+_HARMLESS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {
+    ord("\t"): "\t",
+    ord("\n"): "\n  ",
+    0x2028: "\\u2028",
+    0x2029: "\\u2029",
+}
 
 
 def get_logger(area: str) -> logging.Logger:
@@ -59,10 +68,11 @@ def configure_logging(secrets: Iterable[str] = (), level: str = "info", *, as_js
     handler.setFormatter(_Objects(_MESSAGE, masked) if as_json else _Lines(_FORMAT, masked))
     kept = LogRing(_KEPT_BYTES)
     kept.setFormatter(_Redacting(_MESSAGE, masked))
-    root = logging.getLogger(_ROOT)
-    root.handlers[:] = [handler, kept]
-    root.setLevel(_LEVELS[level])
-    root.propagate = False
+    for name, lowest in ((_ROOT, logging.NOTSET), (_LIBRARY, logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler, kept]
+        logger.setLevel(max(_LEVELS[level], lowest))
+        logger.propagate = False
 
 
 def mask(secrets: Iterable[str]) -> None:
@@ -162,7 +172,8 @@ class _Redacting(logging.Formatter):
         """Mask these, too, and as JSON writes them."""
         long = [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
         escaped = (json.dumps(secret)[1:-1] for secret in long)
-        self._secrets = tuple(dict.fromkeys((*self._secrets, *long, *escaped)))
+        # The longest first: one may be the beginning of another, whose end would be left.
+        self._secrets = tuple(sorted({*self._secrets, *long, *escaped}, key=len, reverse=True))
 
     def format(self, record: logging.LogRecord) -> str:
         line = self._written(record)
@@ -175,7 +186,14 @@ class _Redacting(logging.Formatter):
 
 
 class _Lines(_Redacting):
-    """Text. A line that does not say itself for whom it was written says so at its end."""
+    """Text. A line that does not say itself for whom it was written says so at its end.
+
+    Only the first line of a record begins at the margin.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        return line if line.isprintable() else line.translate(_HARMLESS)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
         line = super().formatMessage(record)

@@ -87,7 +87,7 @@ def _load(
         document = _document(source if isinstance(source, Mapping) else path, Reader(problems, files))
     document, variables = with_variables(document, env, problems)
     document = with_log_variables(document, env, variables)
-    _refuse(problems, place)
+    _refuse(problems, place, files)
     document = without_unserved(document, warnings)
     document = Substitution(known_values(document, env), problems, warnings).apply(document)
     document = _with_secrets_of(env, document)
@@ -95,7 +95,7 @@ def _load(
     parsed = _validated(document, require_auth, problems)
     if require_auth:
         _refuse_open_address(parsed.gateway, env, problems)
-    _refuse([blame(problem, variables) for problem in problems], place)
+    _refuse([blame(problem, variables) for problem in problems], place, files)
     return Config(
         gateway=parsed.gateway,
         agents=parsed.agents,
@@ -212,10 +212,11 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _refuse(problems: list[str], source: Path | str | None) -> None:
+def _refuse(problems: list[str], source: Path | str | None, files: list[Path]) -> None:
     if problems:
         place = f" in {source}" if source else ""
-        raise ConfigError(f"The configuration{place} cannot be used:", tuple(dict.fromkeys(problems)))
+        told = f"The configuration{place} cannot be used:"
+        raise ConfigError(told, tuple(dict.fromkeys(problems)), tuple(files))
 
 
 def _expand(name: str, env: Mapping[str, str]) -> Path:

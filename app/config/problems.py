@@ -12,6 +12,8 @@ from .schema import served_keys
 from .unserved import UNSERVED, pattern_of
 
 _PLAIN_KEY = re.compile(r"[A-Za-z_$][\w$-]*")
+# A running gateway reads its configuration again, and each guess what was meant takes a millisecond.
+_MOST = 100
 _TEXTS = {
     "missing": "is required",
     "model_type": "must be an object",
@@ -33,9 +35,10 @@ def key_path(steps: Iterable[str | int]) -> str:
 
 
 def describe(error: ValidationError) -> list[str]:
-    """One line per mistake; never a value, for a value may be a secret."""
+    """One line per mistake, 100 of them at most; never a value, for a value may be a secret."""
     mistakes = error.errors(include_input=False, include_url=False)
-    return [_line(mistake["loc"], mistake["type"], mistake["msg"]) for mistake in mistakes]
+    lines = [_line(mistake["loc"], mistake["type"], mistake["msg"]) for mistake in mistakes[:_MOST]]
+    return lines if len(mistakes) <= _MOST else [*lines, f"{len(mistakes) - _MOST} more mistakes"]
 
 
 def _line(loc: tuple[str | int, ...], kind: str, message: str) -> str:

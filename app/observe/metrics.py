@@ -8,7 +8,8 @@ adds them up. That is decided when the library is loaded, for the whole process.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import cast
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -58,18 +59,28 @@ class Metrics:
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Everything as text, and its content type, as a client's ``Accept`` header asks for."""
         self.refresh()
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # the library compares a version that is no number
+            encode, content_type = choose_encoder("")
         return encode(cast(Collector, self)), content_type
 
     def collect(self) -> Iterator[Metric]:
         """All series but when each was begun: that would be half as many again."""
-        for metric in self._whole().collect():
+        whole = _merged(self.directory) if self.directory else self._registry.collect()
+        for metric in whole:
             metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
             yield metric
 
-    def _whole(self) -> CollectorRegistry:
-        if not self.directory:
-            return self._registry
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry, self.directory)  # type: ignore[no-untyped-call]
-        return registry
+
+def _merged(directory: str) -> Iterable[Metric]:
+    """The values of all processes. A file without any is of one that has just come, or died then."""
+    files = [str(path) for path in Path(directory).glob("*.db") if _is_begun(path)]
+    return cast(Iterable[Metric], MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
+
+
+def _is_begun(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:  # tidied up after a worker that is gone
+        return False

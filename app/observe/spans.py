@@ -35,6 +35,8 @@ from .contents import input_messages, output_messages
 
 _NAME = "openclaw_gateway"
 _HEADERS = TraceContextTextMapPropagator()
+# Characters of a header, as the standard has it; of what is not right the library logs all.
+_LONGEST = 512
 # The others only where there is something to count.
 _ALWAYS = ("gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens")
 
@@ -61,7 +63,7 @@ class Tracing:
             _HEADERS.inject(carrier)
             return carrier
         named = (("traceparent", "HTTP_TRACEPARENT"), ("tracestate", "HTTP_TRACESTATE"))
-        return {name: str(environ[key]) for name, key in named if key in environ}
+        return {name: str(environ[key]) for name, key in named if 0 < len(environ.get(key, "")) <= _LONGEST}
 
     def observe(self, run: object) -> Callable[[RunEvent], None]:
         """Listens to a run; in its own thread, and what that does from now on is a part of the run."""

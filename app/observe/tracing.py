@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from ..errors import ConfigError
 from ..log import get_logger
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def open_tracing(
     replaced, and none is put where it has none.
 
     :param spawn: starts a thread.
+    :raises ConfigError: the variables of OpenTelemetry hold what it cannot use.
     """
     if env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
@@ -43,6 +45,8 @@ def open_tracing(
         return None
     try:
         own = _own(env)
+    except ValueError as mistake:
+        raise ConfigError(f"Traces cannot be sent as the variables OTEL_* say: {mistake}") from mistake
     except ImportError:
         _log.warning("no traces: they need the extra `otel` (pip install 'openclaw-gateway[otel]')")
         return None

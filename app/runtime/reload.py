@@ -17,7 +17,7 @@ from ..agents.cooldown import Cooldowns
 from ..agents.registry import AgentRegistry
 from ..config import Config, SessionConfig
 from ..config.schema import Document
-from ..errors import GatewayError
+from ..errors import ConfigError, GatewayError
 from ..log import get_logger
 from ..providers.base import Provider
 from ..runs.attempt import RunParts
@@ -56,7 +56,7 @@ _OFTEN = 10.0  # seconds between two looks whether the old providers are still i
 
 _log = get_logger("reload")
 
-_Stamp: TypeAlias = tuple[tuple[int, int, int] | None, ...]
+_Stamp: TypeAlias = dict[Path, tuple[int, int, int] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Reloader:
         self._build = build
         self._lock = threading.Lock()  # one at a time; guards everything below
         self._began = parts.live.config
-        self._read = self._began  # what the files said last, applied or waiting
+        self._files = self._began.files  # those that were read last, whether they could be used or not
         self._retired: list[Provider] = []
         self._closed = False
 
@@ -120,7 +120,7 @@ class Reloader:
         if self._load is None:
             raise GatewayError("The configuration was given in code: there is nothing to read again.")
         with self._lock:
-            new = self._load()
+            new = self._loaded(self._load)
             live = self._parts.live.config
             if live.path is not None and new.path is None:
                 raise GatewayError("The configuration file is gone.")
@@ -130,8 +130,16 @@ class Reloader:
                 named = replace(new, session=_with_old_key(new.session, live.session))
                 built = self._build(named)
                 self._apply(replace(named, **{name: getattr(live, name) for name in _STAYING}), built)
-            self._read = new
         return Reloaded(applied, waiting)
+
+    def _loaded(self, load: Callable[[], Config]) -> Config:
+        try:
+            new = load()
+        except ConfigError as error:
+            self._files = error.files or self._files
+            raise
+        self._files = new.files or self._files
+        return new
 
     def try_reload(self) -> Reloaded | None:
         """As :meth:`reload`; the log says what has come of it. None if nothing has changed."""
@@ -171,12 +179,13 @@ class Reloader:
 
     def _follow(self, seen: _Stamp, seconds: float) -> None:
         self.try_reload()
-        # The change may have brought more files to look at. What has changed since is seen at the next look.
-        known = self._stamp() if len(self._stamp()) != len(seen) else seen
+        # The change may have brought other files to look at. What has changed since is seen at the next look.
+        now = self._stamp()
+        known = seen if now.keys() == seen.keys() else now
         self._executor.after(seconds, lambda: self._look(known, known, seconds))
 
     def _stamp(self) -> _Stamp:
-        return tuple(map(_stamp_of, self._read.files))
+        return {path: _stamp_of(path) for path in self._files}
 
     def _apply(self, config: Config, built: Built) -> None:
         parts = self._parts

@@ -10,6 +10,7 @@ from ..agents.cooldown import Cooldowns
 from ..agents.failover import CallReport
 from ..bus import Bus
 from ..config import Config
+from ..errors import ConfigError
 from ..observe.metrics import REFRESH, Metrics
 from ..observe.runs import RunMeter, Watched
 from ..observe.series import Total
@@ -113,9 +114,21 @@ class RunWatch:
 
 
 def open_watch(config: Config, env: Mapping[str, str], executor: Executor) -> Watch:
-    """What the configuration and the environment ask for."""
-    metrics = Metrics(env.get("PROMETHEUS_MULTIPROC_DIR", "")) if config.gateway.metrics.enabled else None
+    """What the configuration and the environment ask for.
+
+    :raises ConfigError: it is not to be had.
+    """
+    metrics = _open_metrics(env) if config.gateway.metrics.enabled else None
     return Watch(metrics, open_tracing(env, executor.spawn))
+
+
+def _open_metrics(env: Mapping[str, str]) -> Metrics:
+    directory = env.get("PROMETHEUS_MULTIPROC_DIR", "")
+    try:
+        return Metrics(directory)
+    except OSError as error:
+        told = f"PROMETHEUS_MULTIPROC_DIR: nothing can be written in {directory} ({error.strerror})."
+        raise ConfigError(told) from error
 
 
 def _keep_fresh(metrics: Metrics, executor: Executor) -> None:

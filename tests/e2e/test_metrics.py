@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -285,7 +286,25 @@ def test_openmetrics_is_spoken_to_who_asks_for_it(measured: GatewayProcess) -> N
     assert answer.body.endswith(b"# EOF\n")
 
 
+@pytest.mark.parametrize("version", ["abc", "1..0", "", "9" * 5000])
+def test_who_asks_for_a_version_that_there_is_not_gets_text_all_the_same(
+    measured: GatewayProcess, version: str
+) -> None:
+    accept = {"Accept": f"application/openmetrics-text; version={version}"}
+    answer = send(measured, method="GET", path="/metrics", headers=accept)
+    assert (answer.status, b"openclaw_build_info{" in answer.body) == (200, True)
+
+
 # Several processes
+
+
+def test_a_worker_that_died_before_its_first_value_spoils_no_scrape(
+    start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    (tmp_path / "counter_999999.db").touch()
+    gateway = start_gateway(env={"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)})
+    assert chat(gateway).status == 200
+    wait_until(lambda: scrape(gateway)("runs_total", outcome="completed", **RUN) == 1, PATIENCE)
 
 
 def test_each_of_several_workers_shows_the_sum_of_all(start_gateway: StartGateway) -> None:

@@ -127,6 +127,21 @@ def test_a_model_that_leads_nowhere_is_refused_by_name(way: list[str], env: Env)
     assert "nosuch/model" in refusal(way, env)
 
 
+@pytest.mark.parametrize(
+    ("variable", "told"),
+    [
+        ("PROMETHEUS_MULTIPROC_DIR=/dev/null", "PROMETHEUS_MULTIPROC_DIR: nothing can be written in"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE=0", "Traces cannot be sent as the variables OTEL_* say"),
+    ],
+)
+def test_what_looks_on_and_cannot_is_refused_in_a_sentence(
+    way: list[str], env: Env, variable: str, told: str
+) -> None:
+    write_config(env, MINIMAL)
+    name, _, value = variable.partition("=")
+    assert told in refusal(way, env | {name: value, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"})
+
+
 def test_a_damaged_store_is_refused_and_left_as_it_is(way: list[str], env: Env) -> None:
     store = write_config(env, MINIMAL).with_name("gateway.sqlite3")
     damaged = b"SQLite format 3\0" + os.urandom(8_192)

@@ -160,6 +160,19 @@ def test_a_request_without_a_trace_begins_one(traced: GatewayProcess, collector:
     assert len(spans_of(collector, span.trace, 2)) == 2
 
 
+def test_a_state_that_is_none_is_left_out_and_logged_in_brief(
+    traced: GatewayProcess, collector: Collector
+) -> None:
+    trace, _, headers = new_trace()
+    assert chat(traced, headers=headers | {"tracestate": "is=" + "x" * 4000}).status == 200
+    assert chat(traced, headers=headers | {"tracestate": "%not-a-state"}).status == 200
+    spans_of(collector, trace, 4)
+    said = [line for line in traced.log.splitlines() if "%not-a-state" in line]
+    assert said
+    assert all(" WARNING openc" in line or " WARNING opentelemetry." in line for line in said)
+    assert max(map(len, traced.log.splitlines())) < 1000
+
+
 def test_a_run_that_fails_says_why(
     traced: GatewayProcess, collector: Collector, provider: ScriptedProvider
 ) -> None:

@@ -215,6 +215,15 @@ def test_what_is_wrong_is_found(
     assert machine.run("doctor", "--strict").returncode == (1 if level == "problem" else 2)
 
 
+def test_what_the_doctor_may_not_look_at_is_a_finding_and_the_others_are_told(machine: Machine) -> None:
+    machine.env["OPENCLAW_STATE_DIR"] = str(machine.home / ("x" * 300))
+    done = machine.run("doctor", "--json")
+    findings = json.loads(done.stdout)["findings"]
+    assert done.returncode == 1
+    assert "cannot be looked at: File name too long." in done.stdout
+    assert findings[-1]["check"] == "port"
+
+
 def test_every_mistake_in_the_configuration_is_told_at_once(machine: Machine) -> None:
     break_keys(machine)
     texts = [one["text"] for one in findings(machine) if one["check"] == "configuration"]

@@ -306,6 +306,19 @@ def test_a_change_of_an_included_file_is_noticed(site: Site) -> None:
     wait_until(lambda: site.runtime.agents.ids == ("main", "delta"), 10)
 
 
+def test_an_included_file_that_was_wrong_from_its_beginning_is_noticed_once_it_is_right(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("openclaw").propagate = True
+    included = site.path.with_name("agents.json")
+    included.write_text('[{"id": "main"')
+    site.write(agents={"defaults": {"model": "scripted/one"}, "list": {"$include": "agents.json"}})
+    wait_until(lambda: "the configuration was not reloaded, the old one holds" in caplog.text, 10)
+    included.write_text('[{"id": "main"}, {"id": "delta"}]')
+    wait_until(lambda: site.runtime.agents.ids == ("main", "delta"), 10)
+    assert caplog.text.count("the configuration was not reloaded") == 1
+
+
 # keys
 
 

@@ -245,6 +245,12 @@ def test_a_wrong_value_is_refused_at_its_place(source: dict[str, Any], line: str
     assert problems[0].startswith(line)
 
 
+def test_of_very_many_mistakes_some_are_told_and_the_others_counted() -> None:
+    told = problems_of({f"k{number}": 1 for number in range(5_000)})
+    assert told[0] == "k0: unknown key"
+    assert told[100:] == ("4900 more mistakes",)
+
+
 def test_ten_mistakes_are_ten_problems_in_one_error(tmp_path: Path) -> None:
     path = write(
         tmp_path,

@@ -28,6 +28,26 @@ def test_a_secret_is_masked_in_the_line_and_in_the_traceback(capsys: pytest.Capt
     assert "s3cret" not in written
 
 
+def test_of_a_secret_that_begins_like_another_nothing_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(["sk-abcdefgh", "sk-abcdefgh-ijkl"])
+    get_logger("test").info("with sk-abcdefgh-ijkl and sk-abcdefgh")
+    assert capsys.readouterr().err.endswith("openclaw.test: with *** and ***\n")
+
+
+def test_nothing_that_is_said_looks_like_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(["first line\nsecond line"])
+    forged = "2026-11-23 00:00:00,000 ERROR openclaw.run: all is lost"
+    try:
+        raise ValueError(f"x\n{forged}")
+    except ValueError:
+        get_logger("test").exception("said %s", f"x\n{forged}\x1b[2J\r\x9b\u2028first line\nsecond line")
+    lines = capsys.readouterr().err.split("\n")
+    assert [number for number, line in enumerate(lines) if line[:1] not in ("", " ")] == [0]
+    assert lines[0].endswith("openclaw.test: said x")
+    assert lines[1] == f"  {forged}\\x1b[2J\\x0d\\x9b\\u2028***"
+    assert f"  {forged}" in lines[2:]
+
+
 @pytest.mark.parametrize("secret", ["", "a", "gateway"])
 def test_a_secret_that_is_a_word_or_less_leaves_the_lines_legible(
     capsys: pytest.CaptureFixture[str], secret: str
