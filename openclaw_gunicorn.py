@@ -182,19 +182,24 @@ class _NativeThread:
     """
 
     def __init__(self) -> None:
-        gevent = import_module("gevent.hub")
-        self._new_waiter = gevent.Waiter
-        self._asked = import_module("_queue").SimpleQueue()  # the one that nobody has patched
-        self._done: deque[tuple[Callable[[Any], object], object]] = deque()
-        self._bell = gevent.get_hub().loop.async_()
-        self._bell.start(self._hand_over)
-        _monkey().get_original("_thread", "start_new_thread")(self._work, ())
+        self._new_waiter = import_module("gevent.hub").Waiter
+        self._process = 0  # in which it was started; a fork leaves it behind
 
     def call(self, work: Callable[[], T]) -> T:
         """What ``work`` returns or raises; the calling green thread waits."""
+        if self._process != os.getpid():
+            self._start()
         waiter = self._new_waiter()
         self._asked.put((work, waiter))
         return waiter.get()  # type: ignore[no-any-return]
+
+    def _start(self) -> None:
+        self._process = os.getpid()
+        self._asked = import_module("_queue").SimpleQueue()  # the one that nobody has patched
+        self._done: deque[tuple[Callable[[Any], object], object]] = deque()
+        self._bell = import_module("gevent").get_hub().loop.async_()
+        self._bell.start(self._hand_over)
+        _monkey().get_original("_thread", "start_new_thread")(self._work, ())
 
     def _work(self) -> None:
         """The body of the real thread."""

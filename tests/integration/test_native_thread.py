@@ -76,6 +76,20 @@ print(behind.get(), blocked.successful(), call(lambda: "still there"))
     assert told(code) == ["False False", "next True still there"]
 
 
+def test_a_fork_begins_with_a_thread_of_its_own() -> None:
+    code = """
+import os
+print(call(lambda: "parent"), flush=True)
+child = os.fork()
+if not child:
+    print(call(lambda: "child"), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+print(call(lambda: "parent again"))
+"""
+    assert told(code) == ["parent", "child", "parent again"]
+
+
 def test_a_busy_loop_does_many_calls_in_one_of_its_rounds() -> None:
     code = """
 done = 0
