@@ -1,39 +1,19 @@
-"""HTTP to model providers, over urllib3: pooled, and cancellable from any thread.
-
-urllib3 offers no way to interrupt a call that still waits for its response headers, and
-closing a response does not wake its reader. So every call carries an :class:`_Exchange`,
-which follows the call from socket to socket and can shut down the one in use. It keeps a
-duplicate of the descriptor: the original changes hands during a TLS handshake, and its
-number may already belong to somebody else when the cancellation comes.
-"""
+"""HTTP to model providers, over urllib3: pooled, and cancellable from any thread."""
 
 from __future__ import annotations
 
-import http.client
-import os
-import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
-from contextvars import ContextVar
 from http.client import HTTPException
-from io import BufferedReader
-from ipaddress import ip_address
 from types import TracebackType
-from typing import Any, Self, TypeAlias, cast
-from urllib.parse import SplitResult, unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from typing import Self, cast
 
-import certifi
 import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
     DecodeError,
     HTTPError,
-    NewConnectionError,
     ProtocolError,
     ReadTimeoutError,
     SSLError,
@@ -42,9 +22,9 @@ from urllib3.exceptions import (
 from ..cancel import CancelToken
 from ..errors import ProviderError, ProviderReason
 from .base import CallTimeouts
+from .connections import Exchange, Routes, current_exchange
 
 _READ_SIZE = 64 * 1024
-_BUFFER = 512
 _PIECE = 512  # bytes of a longer chunk that are waited for
 _END_SECONDS = 5.0
 _DRAIN_SECONDS = 0.2
@@ -64,12 +44,10 @@ class HttpClient:
 
     def __init__(self, *, unix_socket: str | None = None, pool_size: int = 1000) -> None:
         self._unix_socket = unix_socket
-        self._pool_size = pool_size
-        self._lock = threading.Lock()  # guards everything below
+        self._routes = Routes(unix_socket, pool_size)
+        self._lock = threading.Lock()  # guards the two below
         self._closed = False
-        self._ssl_context: ssl.SSLContext | None = None
-        self._routes: dict[tuple[str, str], _Route] = {}
-        self._exchanges: set[_Exchange] = set()
+        self._exchanges: set[Exchange] = set()
 
     def post(
         self,
@@ -88,7 +66,7 @@ class HttpClient:
         :raises ProviderError: CONNECTION, TIMEOUT, PROTOCOL, or UNAVAILABLE if this client is closed.
         :raises Cancelled: soon after ``cancel`` fires (a DNS lookup under way is waited for).
         """
-        exchange = _Exchange(self._unix_socket)
+        exchange = Exchange(self._unix_socket)
         self._admit(exchange, provider)
         forget = cancel.on_cancel(exchange.abort)
 
@@ -116,17 +94,12 @@ class HttpClient:
         """Close every connection; calls under way fail, later ones are refused."""
         with self._lock:
             self._closed = True
-            exchanges, routes = list(self._exchanges), list(self._routes.values())
-            self._routes.clear()
+            exchanges = list(self._exchanges)
         for exchange in exchanges:
             exchange.abort()
-        for route in routes:
-            if isinstance(route, urllib3.ProxyManager):
-                route.clear()
-            else:
-                route.close()
+        self._routes.close()
 
-    def _admit(self, exchange: _Exchange, provider: str) -> None:
+    def _admit(self, exchange: Exchange, provider: str) -> None:
         with self._lock:
             if self._closed:
                 raise ProviderError(
@@ -134,12 +107,12 @@ class HttpClient:
                 )
             self._exchanges.add(exchange)
 
-    def _dismiss(self, exchange: _Exchange) -> None:
+    def _dismiss(self, exchange: Exchange) -> None:
         with self._lock:
             self._exchanges.discard(exchange)
 
     def _send(
-        self, exchange: _Exchange, url: str, headers: Mapping[str, str], body: bytes, timeouts: CallTimeouts
+        self, exchange: Exchange, url: str, headers: Mapping[str, str], body: bytes, timeouts: CallTimeouts
     ) -> urllib3.BaseHTTPResponse:
         def urlopen() -> urllib3.BaseHTTPResponse:
             return route.urlopen(
@@ -153,8 +126,8 @@ class HttpClient:
                 redirect=False,
             )
 
-        route, target = self._route(url)
-        token = _current.set(exchange)
+        route, target = self._routes.find(url)
+        token = current_exchange.set(exchange)
         try:
             return urlopen()
         except ProtocolError as error:
@@ -163,34 +136,7 @@ class HttpClient:
             exchange.fresh_only = True
             return urlopen()
         finally:
-            _current.reset(token)
-
-    def _route(self, url: str) -> tuple[_Route, str]:
-        """Whom to ask for ``url``, and for what: a proxy has to be told of the host."""
-        parts = urlsplit(url)
-        with self._lock:
-            place = (parts.scheme, parts.netloc)
-            if place not in self._routes:
-                self._routes[place] = self._new_route(parts)
-            route = self._routes[place]
-        if isinstance(route, urllib3.ProxyManager):
-            return route, url
-        path = parts.path or "/"
-        return route, f"{path}?{parts.query}" if parts.query else path
-
-    def _new_route(self, url: SplitResult) -> _Route:
-        if self._ssl_context is None and url.scheme == "https":
-            self._ssl_context = _new_ssl_context()
-        proxy = None if self._unix_socket else _proxy_for(url)
-        if proxy:
-            options = {"maxsize": self._pool_size, "block": False, "ssl_context": self._ssl_context}
-            manager = _proxy_manager(proxy, options)
-            manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
-            return manager
-        host = url.hostname or ""
-        if url.scheme == "https":
-            return _TlsPool(host, url.port, maxsize=self._pool_size, ssl_context=self._ssl_context)
-        return _Pool(host, url.port, maxsize=self._pool_size)
+            current_exchange.reset(token)
 
 
 class HttpResponse:
@@ -203,7 +149,7 @@ class HttpResponse:
     def __init__(
         self,
         raw: urllib3.BaseHTTPResponse,
-        exchange: _Exchange,
+        exchange: Exchange,
         timeouts: CallTimeouts,
         cancel: CancelToken,
         provider: str,
@@ -275,165 +221,6 @@ class HttpResponse:
         self.close()
 
 
-class _Exchange:
-    """One request and its response: knows the socket in use and can shut it down.
-
-    :meth:`abort` may be called from any thread; everything else belongs to the caller's.
-    """
-
-    def __init__(self, unix_socket: str | None) -> None:
-        self.reused = False
-        self.connected = False
-        self.fresh_only = False
-        self._unix_socket = unix_socket
-        self._socket: socket.socket | None = None
-        self._lock = threading.Lock()  # guards the two below
-        self._aborted = False
-        self._descriptor: int | None = None
-
-    def connect(self, connection: HTTPConnection) -> socket.socket:
-        """A new connection to where ``connection`` points."""
-        self.reused = self.connected = False
-        failure: OSError | None = None
-        for family, kind, protocol, address in self._addresses(connection):
-            sock = socket.socket(family, kind, protocol)
-            try:
-                self._follow(sock)
-                sock.settimeout(connection.timeout)
-                if family != socket.AF_UNIX:
-                    for option in connection.socket_options or ():
-                        sock.setsockopt(*option)
-                sock.connect(address)
-                return sock
-            except OSError as error:
-                sock.close()
-                failure = error
-        raise NewConnectionError(connection, "no address could be reached") from failure
-
-    def adopt(self, sock: socket.socket, *, reused: bool) -> None:
-        """Use ``sock``, which is connected (and encrypted, if it is to be)."""
-        if reused:
-            self._follow(sock)
-        self.reused = reused
-        self.connected = True
-        self._socket = sock
-
-    def set_timeout(self, seconds: float) -> None:
-        """Seconds that a read may take from now on."""
-        if self._socket is not None:
-            with suppress(OSError):
-                self._socket.settimeout(seconds)
-
-    def abort(self) -> None:
-        """Shut the socket down: whoever waits for it wakes up with an error or an end."""
-        with self._lock:
-            self._aborted = True
-            if self._descriptor is not None:
-                _shut_down(self._descriptor)
-
-    def release(self) -> None:
-        """The socket belongs to somebody else from now on, or to nobody."""
-        self._socket = None
-        with self._lock:
-            self._forget_descriptor()
-
-    def _addresses(self, connection: HTTPConnection) -> list[tuple[int, int, int, Any]]:
-        if self._unix_socket is not None:
-            return [(socket.AF_UNIX, socket.SOCK_STREAM, 0, self._unix_socket)]
-        found = socket.getaddrinfo(connection.host, connection.port, 0, socket.SOCK_STREAM)
-        return [(family, kind, protocol, address) for family, kind, protocol, _, address in found]
-
-    def _follow(self, sock: socket.socket) -> None:
-        with self._lock:
-            if self._aborted:
-                raise ConnectionAbortedError
-            self._forget_descriptor()
-            self._descriptor = os.dup(sock.fileno())
-
-    def _forget_descriptor(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
-# The way from HttpClient.post through urllib3 to the connection: every thread and every
-# greenlet has its own context, and the value is only set while a request is being sent.
-_current: ContextVar[_Exchange] = ContextVar("exchange")
-
-
-class _Response(http.client.HTTPResponse):
-    """A response that buffers little: deltas are small, and a thousand may be open."""
-
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self.fp.close()
-        self.fp = cast(BufferedReader, sock.makefile("rb", _BUFFER))
-
-
-class _Connection(HTTPConnection):
-    """Tells the exchange under way which socket it uses."""
-
-    response_class = _Response
-    exchange: _Exchange | None = None
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether the idle connection is open and silent. To poll it would cost a green thread a switch."""
-        if self.sock is None:
-            return False
-        patience = self.sock.gettimeout()
-        try:
-            self.sock.settimeout(0)
-            self.sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            self.sock.settimeout(patience)
-            return True
-        except OSError:
-            pass
-        return False
-
-    def _new_conn(self) -> socket.socket:
-        self.exchange = _current.get()
-        return self.exchange.connect(self)
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        exchange = _current.get()
-        if self.sock is None:
-            self.connect()
-        exchange.adopt(self.sock, reused=self.exchange is not exchange)
-        self.exchange = exchange
-        super().request(*args, **kwargs)
-
-
-class _TlsConnection(_Connection, HTTPSConnection):
-    is_connected = HTTPConnection.is_connected  # what is encrypted cannot be looked at
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-    def _get_conn(self, timeout: float | None = None) -> Any:
-        connection = super()._get_conn(timeout)
-        if _current.get().fresh_only:
-            connection.close()  # it opens again when it is used
-        return connection
-
-    def _put_conn(self, conn: Any) -> None:
-        # Before anybody else can get it: a late cancellation must not hit the next call.
-        if conn is not None and conn.exchange is not None:
-            conn.exchange.release()
-            conn.exchange = None
-        super()._put_conn(conn)
-
-
-class _TlsPool(_Pool, HTTPSConnectionPool):
-    ConnectionCls = _TlsConnection
-
-
-# Where the connections to one host come from; a manager costs each call its own look-up, and is for proxies.
-_Route: TypeAlias = _Pool | urllib3.ProxyManager
-
-
 def _body(raw: urllib3.BaseHTTPResponse) -> Generator[bytes]:
     """The body as it comes, to its end. Must be closed if it is not read to its end."""
     if (
@@ -448,49 +235,7 @@ def _pieces(raw: urllib3.BaseHTTPResponse) -> Generator[bytes]:
         yield data
 
 
-def _shut_down(descriptor: int) -> None:
-    with suppress(OSError):
-        sock = socket.socket(fileno=descriptor)
-        try:
-            sock.shutdown(socket.SHUT_RDWR)
-        finally:
-            sock.detach()
-
-
-def _new_ssl_context() -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=certifi.where())
-    context.load_default_certs()  # SSL_CERT_FILE, a company's own authority
-    return context
-
-
-def _proxy_for(url: SplitResult) -> str | None:
-    host = url.hostname or ""
-    if _is_loopback(host) or proxy_bypass(url.netloc.rpartition("@")[2]):
-        return None
-    proxies = getproxies()
-    proxy = proxies.get(url.scheme) or proxies.get("all")
-    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
-def _proxy_manager(proxy: str, options: Mapping[str, Any]) -> urllib3.ProxyManager:
-    url = urlsplit(proxy)
-    login = f"{unquote(url.username)}:{unquote(url.password or '')}" if url.username else None
-    return urllib3.ProxyManager(
-        proxy,
-        proxy_headers=urllib3.make_headers(proxy_basic_auth=login),
-        proxy_ssl_context=_new_ssl_context() if url.scheme == "https" else None,
-        **options,
-    )
-
-
-def _was_stale(error: ProtocolError, exchange: _Exchange) -> bool:
+def _was_stale(error: ProtocolError, exchange: Exchange) -> bool:
     """True if a kept connection turned out to be closed before anything of an answer came."""
     return exchange.reused and isinstance(_cause(error), ConnectionError)
 
@@ -499,7 +244,7 @@ def _cause(error: Exception) -> object:
     return error.args[1] if isinstance(error, ProtocolError) and len(error.args) > 1 else None
 
 
-def _request_error(error: Exception, exchange: _Exchange, provider: str) -> ProviderError:
+def _request_error(error: Exception, exchange: Exchange, provider: str) -> ProviderError:
     cause = _cause(error)
     if isinstance(error, ValueError):
         reason, text = ProviderReason.UNAVAILABLE, "has an address or a header that cannot be used"
