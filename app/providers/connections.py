@@ -1,16 +1,12 @@
 """Connections to model providers: where they lead, and how each can be shut down from any thread.
 
-urllib3 offers no way to interrupt a call that still waits for its response headers, and
-closing a response does not wake its reader. So every call carries an :class:`Exchange`,
-which follows the call from socket to socket and can shut down the one in use. It keeps a
-duplicate of the descriptor: the original changes hands during a TLS handshake, and its
-number may already belong to somebody else when the cancellation comes.
+urllib3 offers no way to interrupt a call that still waits for its response headers. So every call carries
+an :class:`Exchange`, which follows the call to the socket in use.
 """
 
 from __future__ import annotations
 
 import http.client
-import os
 import socket
 import ssl
 import threading
@@ -29,27 +25,25 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import NewConnectionError
 
+from ..abortable import Abortable
+
 _BUFFER = 512
 
 
-class Exchange:
-    """One request and its response: knows the socket in use and can shut it down.
-
-    :meth:`abort` may be called from any thread; everything else belongs to the caller's.
+class Exchange(Abortable):
+    """One request and its response.
 
     :ivar connected: something could be sent. :ivar reused: on a connection that has served other calls.
     :ivar fresh_only: such a connection is not wanted.
     """
 
     def __init__(self, unix_socket: str | None) -> None:
+        super().__init__()
         self.reused = False
         self.connected = False
         self.fresh_only = False
         self._unix_socket = unix_socket
         self._socket: socket.socket | None = None
-        self._lock = threading.Lock()  # guards the two below
-        self._aborted = False
-        self._descriptor: int | None = None
 
     def connect(self, connection: HTTPConnection) -> socket.socket:
         """A new connection to where ``connection`` points."""
@@ -58,7 +52,7 @@ class Exchange:
         for family, kind, protocol, address in self._addresses(connection):
             sock = socket.socket(family, kind, protocol)
             try:
-                self._follow(sock)
+                self.follow(sock)
                 sock.settimeout(connection.timeout)
                 if family != socket.AF_UNIX:
                     for option in connection.socket_options or ():
@@ -73,7 +67,7 @@ class Exchange:
     def adopt(self, sock: socket.socket, *, reused: bool) -> None:
         """Use ``sock``, which is connected (and encrypted, if it is to be)."""
         if reused:
-            self._follow(sock)
+            self.follow(sock)
         self.reused = reused
         self.connected = True
         self._socket = sock
@@ -84,36 +78,16 @@ class Exchange:
             with suppress(OSError):
                 self._socket.settimeout(seconds)
 
-    def abort(self) -> None:
-        """Shut the socket down: whoever waits for it wakes up with an error or an end."""
-        with self._lock:
-            self._aborted = True
-            if self._descriptor is not None:
-                _shut_down(self._descriptor)
-
     def release(self) -> None:
-        """The socket belongs to somebody else from now on, or to nobody."""
+        """See :meth:`Abortable.release`."""
         self._socket = None
-        with self._lock:
-            self._forget_descriptor()
+        super().release()
 
     def _addresses(self, connection: HTTPConnection) -> list[tuple[int, int, int, Any]]:
         if self._unix_socket is not None:
             return [(socket.AF_UNIX, socket.SOCK_STREAM, 0, self._unix_socket)]
         found = socket.getaddrinfo(connection.host, connection.port, 0, socket.SOCK_STREAM)
         return [(family, kind, protocol, address) for family, kind, protocol, _, address in found]
-
-    def _follow(self, sock: socket.socket) -> None:
-        with self._lock:
-            if self._aborted:
-                raise ConnectionAbortedError
-            self._forget_descriptor()
-            self._descriptor = os.dup(sock.fileno())
-
-    def _forget_descriptor(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
 
 
 # The way from HttpClient.post through urllib3 to the connection: every thread and every
@@ -248,15 +222,6 @@ class Routes:
         if url.scheme == "https":
             return _TlsPool(host, url.port, maxsize=self._pool_size, ssl_context=self._ssl_context)
         return _Pool(host, url.port, maxsize=self._pool_size)
-
-
-def _shut_down(descriptor: int) -> None:
-    with suppress(OSError):
-        sock = socket.socket(fileno=descriptor)
-        try:
-            sock.shutdown(socket.SHUT_RDWR)
-        finally:
-            sock.detach()
 
 
 def _new_ssl_context() -> ssl.SSLContext:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import http.client
 import io
-import os
 import select
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
@@ -28,6 +26,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import DecodeError, HTTPError, ReadTimeoutError
 from urllib3.response import BaseHTTPResponse
 
+from ...abortable import Abortable
 from ...cancel import CancelToken
 from ..registry import ToolError
 from .guard import Guard, Target, parse_url
@@ -177,20 +176,15 @@ class WebClient:
         return f"{host} broke off its answer."
 
 
-class _Exchange:
-    """One request and its response: what it may still use, and how to end it.
-
-    :meth:`abort` may be called from any thread; everything else belongs to the caller's.
-    """
+class _Exchange(Abortable):
+    """One request and its response: what it may still use."""
 
     def __init__(self, addresses: list[str], deadline: float, max_bytes: int) -> None:
+        super().__init__()
         self.deadline = deadline
         self.connected = False
         self._addresses = addresses
         self._bytes_left = max_bytes
-        self._lock = threading.Lock()  # guards the two below
-        self._aborted = False
-        self._descriptor: int | None = None
 
     def connect(self, port: int) -> socket.socket:
         """A connection to one of the addresses, which are tried in order."""
@@ -198,7 +192,7 @@ class _Exchange:
         for address in self._addresses:
             sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
             try:
-                self._follow(sock)
+                self.follow(sock)
                 sock.settimeout(min(_CONNECT_SECONDS, self._left()))
                 sock.connect((address, port))
                 sock.settimeout(self._left())
@@ -216,36 +210,11 @@ class _Exchange:
         if self._bytes_left < 0:
             raise ValueError("more bytes than any answer within the limit takes")
 
-    def abort(self) -> None:
-        """Shut the socket down: whoever waits for it wakes up with an error or an end."""
-        with self._lock:
-            self._aborted = True
-            if self._descriptor is not None:
-                _shut_down(self._descriptor)
-
-    def release(self) -> None:
-        """The exchange is over."""
-        with self._lock:
-            self._forget_descriptor()
-
     def _left(self) -> float:
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
         return left
-
-    def _follow(self, sock: socket.socket) -> None:
-        with self._lock:
-            if self._aborted:
-                raise ConnectionAbortedError
-            self._forget_descriptor()
-            # A duplicate: the original changes hands during a TLS handshake.
-            self._descriptor = os.dup(sock.fileno())
-
-    def _forget_descriptor(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
 
 
 class _Connection(HTTPConnection):
@@ -346,12 +315,3 @@ def _redirected(target: Target, location: str) -> Target:
         return parse_url(urljoin(str(target), written))
     except ValueError:
         raise ToolError(f"{target} redirects to something that is not a URL.") from None
-
-
-def _shut_down(descriptor: int) -> None:
-    with suppress(OSError):
-        sock = socket.socket(fileno=descriptor)
-        try:
-            sock.shutdown(socket.SHUT_RDWR)
-        finally:
-            sock.detach()
