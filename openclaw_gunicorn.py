@@ -50,6 +50,8 @@ _PR_SET_DUMPABLE = 4
 _METRICS = "PROMETHEUS_MULTIPROC_DIR"
 _OWN_DIRECTORY = "openclaw-metrics-"
 
+# Seconds for the head of a connection's first request: whoever only connects holds a place as long.
+_FIRST_WORD = 5
 # Seconds from the end of all runs until idle connections are closed: whoever is about to use one does.
 _LAST_WORD = 1
 
@@ -267,7 +269,9 @@ class _Connections:
         self._cfg = worker.cfg
         self._handle, self._answer = worker.handle, worker.handle_request
         self._idle: set[Any] = set()
+        self._asked = threading.local()  # by the connection that a green thread serves
         worker.handle_request = self.answer
+        worker.timeout_ctx = self.patience
         worker.server_class = self.listen
 
     def listen(self, listener: Any, spawn: Any, **options: Any) -> Any:
@@ -290,8 +294,16 @@ class _Connections:
         finally:
             self._idle.discard(connection)
 
+    def patience(self) -> Any:
+        """What ends the wait for a connection's next request, which ``keepalive`` is meant for."""
+        seconds = self._cfg.keepalive
+        if not hasattr(self._asked, "once"):
+            seconds = min(seconds, _FIRST_WORD)
+        return import_module("gevent").Timeout(seconds, False)
+
     def answer(self, name: Any, request: Any, connection: Any, address: Any) -> Any:
         """Answer one request of a connection."""
+        self._asked.once = True
         self._idle.discard(connection)
         try:
             return self._answer(name, request, connection, address)

@@ -774,3 +774,17 @@ def test_wrong_secrets_from_this_machine_are_answered_ever_later(gateway: Gatewa
     assert chat(gateway).status == 200
     assert times[0] >= 0.25
     assert times[1] >= 0.5
+
+
+# Whoever connects and says nothing.
+
+
+def test_only_who_has_asked_before_keeps_a_silent_connection(gateway: GatewayProcess) -> None:
+    ready = request_bytes(method="GET", path="/readyz")
+    with Connection(gateway) as silent, Connection(gateway) as half, Connection(gateway) as kept:
+        half.send(ready[:20])
+        assert kept.send(ready).read().status == 200
+        assert silent.at_end()
+        assert half.at_end()
+        time.sleep(1)  # by now it has been silent for longer than they were
+        assert kept.send(ready).read().status == 200
