@@ -130,11 +130,11 @@ class _Meter:
 
 _HEARD: dict[type, Callable[..., None]] = {
     RunStarted: _Meter._started,  # noqa: SLF001 - its own
-    ToolStarted: _Meter._tool_started,  # noqa: SLF001
-    ToolFinished: _Meter._tool_finished,  # noqa: SLF001
-    RunCompleted: _Meter._ended,  # noqa: SLF001
-    RunFailed: _Meter._ended,  # noqa: SLF001
-    RunCancelled: _Meter._ended,  # noqa: SLF001
+    ToolStarted: _Meter._tool_started,  # noqa: SLF001 - its own
+    ToolFinished: _Meter._tool_finished,  # noqa: SLF001 - its own
+    RunCompleted: _Meter._ended,  # noqa: SLF001 - its own
+    RunFailed: _Meter._ended,  # noqa: SLF001 - its own
+    RunCancelled: _Meter._ended,  # noqa: SLF001 - its own
 }
 
 

@@ -75,7 +75,7 @@ class Writer:
         """:param warn: told what is left out."""
         # Two objects, because the library's "w|gz" writes once more when a failed backup is thrown away.
         self._gzip = GzipFile("", "wb", fileobj=file)
-        self._tar = tarfile.open(fileobj=self._gzip, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+        self._tar = tarfile.open(fileobj=self._gzip, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 - closed by finish
         self._own = os.fstat(file.fileno())
         self._warn = warn
         self._files: dict[str, dict[str, Any]] = {}
